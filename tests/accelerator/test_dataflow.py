@@ -1,0 +1,54 @@
+"""The closed forms against SCALE-Sim v3's measured cycles, and against the published first-order figures."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intaglio.accelerator.dataflow import DATAFLOWS, OVERLAPS, compute_cycles, fold_count, mapped_fraction
+
+SCALESIM = Path(__file__).parents[1] / "data" / "scalesim_v3_gemm_cycles.csv"
+
+
+def test_one_value_by_hand():
+    # 64 x 4 x 1280 on 32 x 32, weight-stationary: K = 1280 lies on 40 row folds, N = 4 on one column fold, M = 64 streams.
+    # A fold: 32 loads + 64 streamed + (32 - 1) + (32 - 1) skew = 158; 40 * 158 - 1 = 6319, the first row of the file.
+    cycles = compute_cycles(64, 4, 1280, rows=32, cols=32, dataflow="weight_stationary", overlap="none")
+    assert int(cycles) == 6319
+
+
+def test_none_reproduces_every_scalesim_run():
+    with SCALESIM.open() as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 126
+    for run in runs:
+        M, N, K, rows, cols = (int(run[name]) for name in ("M", "N", "K", "rows", "cols"))
+        cycles = int(compute_cycles(M, N, K, rows=rows, cols=cols, dataflow=run["dataflow"], overlap="none"))
+        assert cycles == int(run["compute_cycles"]), run
+        assert M * N * K / (rows * cols * cycles) == pytest.approx(float(run["overall_utilization"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_more_overlap_never_costs_cycles(dataflow):
+    rng = np.random.default_rng(0)
+    M, N, K = rng.integers(1, 300, (3, 200))
+    for rows, cols in ((1, 1), (7, 5), (32, 32), (16, 64)):
+        serial, double_buffered, shadow = (
+            compute_cycles(M, N, K, rows=rows, cols=cols, dataflow=dataflow, overlap=o) for o in OVERLAPS[1:]
+        )
+        assert (double_buffered <= serial).all()
+        assert (shadow <= double_buffered).all()
+        assert (shadow * rows * cols >= M * N * K).all()
+
+
+def test_a_single_fold_hides_nothing():
+    for dataflow in DATAFLOWS:
+        cycles = {int(compute_cycles(3, 3, 3, rows=4, cols=5, dataflow=dataflow, overlap=o)) for o in OVERLAPS[1:]}
+        assert cycles == {2 * 4 + 5 + 3 - 2}
+
+
+def test_mapped_fraction_is_one_only_where_nothing_is_padded():
+    assert float(mapped_fraction(64, 32, 32, 32, 32, "weight_stationary")) == 1.0
+    assert float(mapped_fraction(64, 4, 32, 32, 32, "weight_stationary")) == 4 / 32
+    assert int(fold_count(77, 320, 768, 32, 32, "output_stationary")) == 3 * 10
