@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class Problems(UserError):
-    """All that is wrong with one thing (a configuration, a photo folder, a checkpoint), found before any work starts."""
+    """All that is wrong with one thing (a configuration, a photo folder), found before any work starts."""
 
     def __init__(self, subject: str, problems: Iterable[str]):
         self.problems = list(problems)

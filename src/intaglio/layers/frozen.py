@@ -1,0 +1,199 @@
+"""Linear and Conv2d over a frozen weight, float or packed integers: neither direction leaves a float copy behind.
+
+`output`: y = (x * input_scale) W_hat^T. `grad_input`: dx = (dy W_hat) * input_scale. There is no `grad_weight`.
+The quantized layers are `nn.Linear` and `nn.Conv2d` to whoever asks by type.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from intaglio.layers.fixed_dtype import FixedDtype
+from intaglio.layers.geometry import Geometry, geometry_of
+from intaglio.quantizers.formats import Format
+from intaglio.quantizers.quantize import QuantizedWeight, dequantize, quantize
+from intaglio.quantizers.ranges import RangeSearch
+
+
+class QuantizedLayer(FixedDtype):
+    """What both quantized layers share: the tensors of `QuantizedWeight`, an input scale, a frozen bias.
+
+    `y = (x * input_scale) W_hat^T + bias`; `input_scale` float32 (I,) is None unless something was merged into it.
+    """
+
+    fixed_dtype = ("scale", "input_scale")
+
+    qdata: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    input_scale: Tensor | None
+    bias: nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
+    format: Format
+    geometry: Geometry
+
+    def _take(self, quantized: QuantizedWeight, input_scale: Tensor | None, bias: Tensor | None) -> None:
+        self.format = quantized.format
+        self.weight_shape = quantized.shape
+        self.register_buffer("qdata", quantized.qdata)
+        self.register_buffer("scale", quantized.scale)
+        self.register_buffer("zero_point", quantized.zero_point)
+        self.register_buffer("input_scale", input_scale)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
+
+    def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`W_hat` without `input_scale`, in its float shape. A new tensor at every call."""
+        return dequantize(
+            QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape), dtype
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized weight, for code that looks at `layer.weight`. Not for computing."""
+        return self.dequantized(self.scale.dtype if self.bias is None else self.bias.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = FrozenProduct.apply(compute_input(x), self)
+        return y if self.bias is None else y + self.geometry.along_channels(self.bias.to(y.dtype), y)
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    def __init__(self, layer: nn.Linear, quantized: QuantizedWeight, input_scale: Tensor | None = None):
+        nn.Module.__init__(self)  # nn.Linear's own would allocate a float weight
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.geometry = geometry_of(layer)
+        self._take(quantized, input_scale, layer.bias)
+
+    def extra_repr(self) -> str:
+        return f"{nn.Linear.extra_repr(self)}, format={self.format.name}"
+
+
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    def __init__(self, layer: nn.Conv2d, quantized: QuantizedWeight, input_scale: Tensor | None = None):
+        nn.Module.__init__(self)
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+            setattr(self, name, getattr(layer, name))
+        self.transposed, self.output_padding, self.padding_mode = False, (0, 0), layer.padding_mode
+        self.geometry = geometry_of(layer)
+        self._take(quantized, input_scale, layer.bias)
+
+    def extra_repr(self) -> str:
+        return f"{nn.Conv2d.extra_repr(self)}, format={self.format.name}"
+
+
+def quantize_layer(
+    layer: nn.Linear | nn.Conv2d, format: Format, search: RangeSearch
+) -> QuantizedLinear | QuantizedConv2d:
+    """The quantized twin of a float layer. Its bias is shared, its weight is not kept."""
+    return with_weight(layer, quantize(layer.weight, format, search))
+
+
+def with_weight(
+    layer: nn.Linear | nn.Conv2d, quantized: QuantizedWeight, input_scale: Tensor | None = None
+) -> QuantizedLinear | QuantizedConv2d:
+    """A quantized layer of the same geometry and bias as `layer`, around the given codes."""
+    if isinstance(layer, nn.Linear):
+        return QuantizedLinear(layer, quantized, input_scale)
+    return QuantizedConv2d(layer, quantized, input_scale)
+
+
+def compute_input(x: Tensor) -> Tensor:
+    """`x` in the dtype that the surroundings compute in.
+
+    A custom autograd function's backward runs outside of autocast: cast before it, and both directions agree.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def geometry(layer: nn.Linear | nn.Conv2d) -> Geometry:
+    return layer.geometry if isinstance(layer, QuantizedLayer) else geometry_of(layer)
+
+
+def float_weight(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> Tensor:
+    """`W_hat` of the layer in `dtype`; freshly dequantized when the layer is quantized."""
+    if isinstance(layer, QuantizedLayer):
+        return layer.dequantized(dtype)
+    return layer.weight.detach().to(dtype)
+
+
+def input_scale(layer: nn.Linear | nn.Conv2d) -> Tensor | None:
+    """float32 (I,), or None for 1."""
+    return layer.input_scale if isinstance(layer, QuantizedLayer) else None
+
+
+def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer's product without its bias, in the dtype of `x`."""
+    shape, scale = geometry(layer), input_scale(layer)
+    if scale is not None:
+        x = x * shape.along_channels(scale.to(x.dtype), x)
+    return shape.output(x, float_weight(layer, x.dtype))
+
+
+def grad_input(layer: nn.Linear | nn.Conv2d, grad: Tensor, input_shape: torch.Size) -> Tensor:
+    """The gradient of `output` with respect to `x`, in the dtype of `grad`."""
+    shape, scale = geometry(layer), input_scale(layer)
+    grad_x = shape.grad_input(grad, float_weight(layer, grad.dtype), input_shape)
+    return grad_x if scale is None else grad_x * shape.along_channels(scale.to(grad_x.dtype), grad_x)
+
+
+class FrozenProduct(torch.autograd.Function):
+    """`output` and `grad_input` under autograd. Nothing is saved but the shape of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.layer, ctx.input_shape = layer, x.shape
+        return output(layer, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        return grad_input(ctx.layer, grad, ctx.input_shape), None
+
+
+def to_float(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """A plain layer that computes what `layer` computes; itself when it is plain already.
+
+    The dequantized weight takes the dtype of the bias (float32 without one), `input_scale` is folded in.
+    """
+    if not isinstance(layer, QuantizedLayer):
+        return layer
+    dtype = torch.float32 if layer.bias is None else layer.bias.dtype
+    weight = layer.dequantized(torch.float32)
+    if layer.input_scale is not None:
+        weight = scale_inputs(layer, weight, layer.input_scale)
+    if isinstance(layer, nn.Linear):
+        plain: nn.Linear | nn.Conv2d = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        plain = nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # pyright: ignore[reportArgumentType]
+            layer.stride,  # pyright: ignore[reportArgumentType]
+            layer.padding,  # pyright: ignore[reportArgumentType]
+            layer.dilation,  # pyright: ignore[reportArgumentType]
+            layer.groups,
+            bias=False,
+            device="meta",
+        )
+    plain.weight = nn.Parameter(weight.to(dtype).contiguous(), requires_grad=False)
+    plain.bias = cast("nn.Parameter | None", layer.bias)  # pyright: ignore[reportAttributeAccessIssue]
+    return plain
+
+
+def scale_inputs(layer: nn.Linear | nn.Conv2d, weight: Tensor, factor: Tensor) -> Tensor:
+    """`weight` (O, I / groups, ...) with each input channel multiplied by its `factor` (I,)."""
+    if weight.ndim == 2:
+        return weight * factor
+    out_channels, per_group = weight.shape[:2]
+    groups = len(factor) // per_group
+    by_group = factor.view(groups, 1, per_group).expand(groups, out_channels // groups, per_group)
+    return weight * by_group.reshape(out_channels, per_group, 1, 1)

@@ -1,0 +1,82 @@
+"""A low-rank pair beside a frozen weight: LoRA (Hu et al., ICLR 2022), in the shapes of PEFT and diffusers.
+
+    y = base(x) + scaling * B (A x),   scaling = alpha / rank
+
+Linear: `lora_a` (r, I), `lora_b` (O, r). Conv2d: `lora_a` (r, I, kh, kw) with the base's stride, padding and dilation,
+`lora_b` (O, r, 1, 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from intaglio.errors import UserError
+from intaglio.layers import frozen
+from intaglio.layers.frozen import QuantizedLayer, compute_input
+from intaglio.layers.geometry import Conv2dGeometry
+from intaglio.layers.kinds import MergeableLayer
+
+
+class LowRankLayer(MergeableLayer):
+    layout = "lora"
+    fixed_dtype = ("lora_a", "lora_b")
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, alpha: float):
+        super().__init__()
+        self.base, self.rank, self.alpha = base, rank, alpha
+        shape = frozen.geometry(base)
+        taps: tuple[int, ...] = ()
+        if isinstance(shape, Conv2dGeometry):
+            if shape.groups != 1:
+                raise UserError(
+                    f"a convolution with {shape.groups} groups takes no low-rank pair; leave it out of targets"
+                )
+            taps = shape.kernel_size
+        device = base.qdata.device if isinstance(base, QuantizedLayer) else base.weight.device
+        self.lora_a = nn.Parameter(torch.empty(rank, shape.in_channels, *taps, device=device))
+        self.lora_b = nn.Parameter(torch.zeros(shape.out_channels, rank, *([1] * len(taps)), device=device))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = compute_input(x)
+        a, b = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype)
+        shape = frozen.geometry(self.base)
+        if isinstance(shape, Conv2dGeometry):
+            update = F.conv2d(F.conv2d(x, a, None, shape.stride, shape.padding, shape.dilation), b)
+        else:
+            update = F.linear(F.linear(x, a), b)
+        return self.base(x) + self.scaling * update
+
+    def why_not_merge(self) -> str | None:
+        if not isinstance(self.base, QuantizedLayer):
+            return None
+        return (
+            f"a low-rank update cannot be folded into {self.base.format.name} codes: rounding would lose it. "
+            "Keep the adapter file (it is small), or fold into float weights with merge(dequantize=True)"
+        )
+
+    def merge(self) -> nn.Linear | nn.Conv2d:
+        return self.merged_float()
+
+    @torch.no_grad()
+    def merged_float(self) -> nn.Linear | nn.Conv2d:
+        layer = frozen.to_float(self.base)
+        product = torch.einsum("or,r...->o...", self.lora_b.flatten(1), self.lora_a)
+        layer.weight += (self.scaling * product).to(layer.weight.dtype)
+        return layer
+
+
+def check_pair(rank: int, alpha: float | None) -> None:
+    """Refuse a rank or alpha that makes no pair."""
+    if rank < 1:
+        raise UserError(f"rank must be at least 1, not {rank}")
+    if alpha is not None and not alpha > 0:
+        raise UserError(f"alpha must be positive, not {alpha}; leave it out for alpha = rank")

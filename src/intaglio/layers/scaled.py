@@ -1,0 +1,161 @@
+"""Separable trainable scales over a frozen weight: PEQA's, and TuneQDM's (Ryu et al., ECCV 2024, section 3.2).
+
+The layer computes with `W = (1 + o) W_hat (1 + i)` per output and input channel, in the exact form that needs neither
+`W` nor its gradient. Tokens in rows:
+
+    xs = x * r_in          z  = xs W_hat^T        y  = z * r_out + bias         r = 1 + offset
+    dz = dy * r_out        dxs = dz W_hat         dx = dxs * r_in
+    dr_out = sum over tokens of dy * z            dr_in = sum over tokens of dxs * x
+
+The same for a convolution, with its product in place of the matrix product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from intaglio.layers import frozen
+from intaglio.layers.frozen import QuantizedLayer, compute_input
+from intaglio.layers.kinds import AdapterLayer, MergeableLayer, TimestepLayer
+from intaglio.layers.timesteps import TimestepContext
+
+
+class ScaledProduct(torch.autograd.Function):
+    """`y = z * r_out` of one layer. Saves `x`, `z` and the factors; two products in all, none of them `grad_weight`."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        r_out: Tensor,
+        r_in: Tensor | None,
+        rows: Tensor | None,
+        base: nn.Linear | nn.Conv2d,
+    ) -> Tensor:
+        """
+        Args:
+            x: (B, ..., I) or (B, I, H, W).
+            r_out: float32 (E, O), a row for each scale set in use.
+            r_in: float32 (E, I), or None for 1.
+            rows: int64 (B,), the scale set of each sample; None when E = 1.
+        """
+        xs = x if r_in is None else x * _factor(r_in, rows, base, x)
+        z = frozen.output(base, xs)
+        ctx.base, ctx.input_shape = base, x.shape
+        ctx.save_for_backward(
+            x if ctx.needs_input_grad[2] else None, z if ctx.needs_input_grad[1] else None, r_out, r_in, rows
+        )
+        return z * _factor(r_out, rows, base, z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, z, r_out, r_in, rows = ctx.saved_tensors
+        need_x, need_out, need_in = ctx.needs_input_grad[:3]
+        grad_out = _sum_to_sets(grad * z, r_out, rows, ctx.base) if need_out else None
+        if not (need_x or need_in):
+            return None, grad_out, None, None, None
+        grad_xs = frozen.grad_input(ctx.base, grad * _factor(r_out, rows, ctx.base, grad), ctx.input_shape)
+        grad_in = _sum_to_sets(grad_xs * x, r_in, rows, ctx.base) if need_in else None
+        grad_x = grad_xs if r_in is None else grad_xs * _factor(r_in, rows, ctx.base, grad_xs)
+        return grad_x if need_x else None, grad_out, grad_in, None, None
+
+
+def _factor(r: Tensor, rows: Tensor | None, base: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """The factors of each sample, shaped to multiply the channels of `x`, in its dtype."""
+    chosen = r[0] if rows is None else r[rows]
+    return frozen.geometry(base).along_channels(chosen.to(x.dtype), x)
+
+
+def _sum_to_sets(product: Tensor, r: Tensor, rows: Tensor | None, base: nn.Linear | nn.Conv2d) -> Tensor:
+    """Sum (B, ..., C) over everything but channels, and over the samples of each scale set: (E, C) like `r`."""
+    per_sample = frozen.geometry(base).per_sample_sum(product)
+    if rows is None:
+        return per_sample.sum(0, keepdim=True).to(r.dtype)
+    sums = torch.zeros(r.shape, dtype=per_sample.dtype, device=r.device)
+    return sums.index_add_(0, rows, per_sample).to(r.dtype)
+
+
+class _Scales(AdapterLayer):
+    """Offsets of N scale sets around one base. Each set is a parameter of its own: what a batch does not touch has no
+    gradient, so no optimizer's momentum or decay moves it."""
+
+    layout = "scales"
+    fixed_dtype = ("output_offset", "input_offset")
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, num_sets: int, train_input: bool):
+        super().__init__()
+        self.base = base
+        shape, device = frozen.geometry(base), _device(base)
+
+        def offsets(channels: int) -> nn.ParameterList:
+            return nn.ParameterList(nn.Parameter(torch.zeros(channels, device=device)) for _ in range(num_sets))
+
+        self.output_offset = offsets(shape.out_channels)
+        self.input_offset = offsets(shape.in_channels) if train_input else None
+
+    def _forward(self, x: Tensor, sets: tuple[int, ...], rows: Tensor | None) -> Tensor:
+        r_out = torch.stack([1 + self.output_offset[i] for i in sets])
+        r_in = None if self.input_offset is None else torch.stack([1 + self.input_offset[i] for i in sets])
+        x = compute_input(x)
+        y = ScaledProduct.apply(x, r_out, r_in, rows if len(sets) > 1 else None, self.base)
+        bias = self.base.bias
+        return y if bias is None else y + frozen.geometry(self.base).along_channels(bias.to(y.dtype), y)
+
+
+class ScaledLayer(_Scales, MergeableLayer):
+    """One scale set for all timesteps."""
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, *, train_input: bool):
+        super().__init__(base, 1, train_input)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(x, (0,), None)
+
+    def why_not_merge(self) -> str | None:
+        return None
+
+    @torch.no_grad()
+    def merge(self) -> nn.Linear | nn.Conv2d:
+        """`r_out` goes into the weight scales, `r_in` into the base's `input_scale`. A float base takes both."""
+        if not isinstance(self.base, QuantizedLayer):
+            return self.merged_float()
+        self.base.scale *= (1 + self.output_offset[0])[:, None]
+        if self.input_offset is not None:
+            r_in = 1 + self.input_offset[0].detach()
+            old = self.base.input_scale
+            self.base.input_scale = r_in if old is None else old * r_in
+        return self.base
+
+    @torch.no_grad()
+    def merged_float(self) -> nn.Linear | nn.Conv2d:
+        layer = frozen.to_float(self.base)
+        weight = layer.weight * _broadcast(1 + self.output_offset[0], layer.weight.ndim, 0)
+        if self.input_offset is not None:
+            weight = frozen.scale_inputs(layer, weight, 1 + self.input_offset[0])
+        layer.weight.copy_(weight)
+        return layer
+
+
+class TimestepScaledLayer(_Scales, TimestepLayer):
+    """One scale set per timestep interval."""
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, context: TimestepContext, num_intervals: int, *, train_input: bool):
+        super().__init__(base, num_intervals, train_input)
+        self.context, self.num_intervals = context, num_intervals
+
+    def forward(self, x: Tensor) -> Tensor:
+        selection = self.context.current()
+        return self._forward(x, selection.touched, selection.for_batch(len(x)))
+
+
+def _broadcast(vector: Tensor, ndim: int, axis: int) -> Tensor:
+    return vector.view([-1 if i == axis else 1 for i in range(ndim)])
+
+
+def _device(base: nn.Linear | nn.Conv2d) -> torch.device:
+    return base.qdata.device if isinstance(base, QuantizedLayer) else base.weight.device

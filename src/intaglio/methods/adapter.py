@@ -1,0 +1,142 @@
+"""The handle of an attached method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from intaglio.errors import CannotMerge, Problems, UserError, WrongBase
+from intaglio.layers import frozen
+from intaglio.layers.kinds import MergeableLayer
+from intaglio.layers.low_rank import LowRankLayer
+from intaglio.layers.model import adapter_layers, base_hash, base_record, find_layers, replace
+from intaglio.methods.adapter_file import Header, read_header, read_tensors, write_file
+from intaglio.methods.method import Method
+from intaglio.methods.registry import method_options
+
+
+class Adapter:
+    """What `attach` returns: the trainable parameters of a model and what can be done with them."""
+
+    def __init__(
+        self, model: nn.Module, method: Method, targets: list[str], remove_hook: Callable[[], None] | None
+    ) -> None:
+        self.model, self.method, self.targets = model, method, targets
+        self._remove_hook = remove_hook
+        self._base_hash: str | None = None
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters, by their names in the model."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What goes to the optimizer. Float32, but for `Full()`, which trains the model's own."""
+        return list(self.named_parameters().values())
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def base_hash(self) -> str | None:
+        """The identity of the quantized base, None for a float one."""
+        if self._base_hash is None and base_record(self.model) is not None:
+            self._base_hash = base_hash(self.model)
+        return self._base_hash
+
+    def header(self) -> Header:
+        """What an adapter file says of itself."""
+        name = type(self.model).__name__
+        return Header(
+            method=self.method.name,
+            options=method_options(self.method),
+            targets=self.targets,
+            component="unet" if "UNet" in name else "transformer",
+            model_class=name,
+            base=base_record(self.model),
+            base_hash=self.base_hash,
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the adapter, and nothing of the base, to `folder`; returns the path of the file."""
+        layer = next(iter(adapter_layers(self.model).values()), None)
+        lora = (layer.rank, layer.alpha) if isinstance(layer, LowRankLayer) else None
+        return write_file(Path(folder), self.header(), dict(self.named_parameters()), lora)
+
+    def load(self, folder: str | Path) -> None:
+        """Take the values of an adapter of the same method, targets and base: a switch without reloading.
+
+        Raises:
+            WrongBase: it was trained on other integers.
+            Problems: its tensors are not those of this adapter.
+        """
+        folder = Path(folder)
+        header = read_header(folder)
+        if header is not None and header.base_hash != self.base_hash:
+            raise WrongBase(str(folder), header.base_hash or "of float weights", self.base_hash or "float")
+        tensors, own = read_tensors(folder), self.named_parameters()
+        problems = [f"missing: {n}" for n in own if n not in tensors]
+        problems += [f"unexpected: {n}" for n in tensors if n not in own]
+        problems += [
+            f"{n}: shape {tuple(tensors[n].shape)}, expected {tuple(p.shape)}"
+            for n, p in own.items()
+            if n in tensors and tensors[n].shape != p.shape
+        ]
+        if problems:
+            rest = len(problems) - 8
+            shown = problems[:8] + ([f"and {rest} more"] if rest > 0 else [])
+            raise Problems(f"{folder} is no adapter for {self.method} on this {type(self.model).__name__}", shown)
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+
+    def detach(self) -> nn.Module:
+        """Take the adapter off: the model is its (quantized) base again.
+
+        Raises:
+            UserError: `Full()` changed the weights themselves.
+        """
+        layers = adapter_layers(self.model)
+        if not layers:
+            raise UserError(f"{self.method} has no adapter beside the weights to take off; load the model again")
+        self._put({name: layer.base for name, layer in layers.items()})
+        return self.model
+
+    def merge(self, *, dequantize: bool = False) -> nn.Module:
+        """Fold what was trained into the base, and take the adapter off. Exact up to one rounding of a float.
+
+        Args:
+            dequantize: make the whole model float first; then everything folds that has one weight for all timesteps.
+
+        Raises:
+            CannotMerge: something does not fold exactly. Nothing has been changed then.
+        """
+        merged = {}
+        for name, layer in adapter_layers(self.model).items():
+            if not isinstance(layer, MergeableLayer):
+                raise CannotMerge(
+                    f"{self.method} has a weight of its own for each timestep interval, so no single weight equals it. "
+                    "Keep the adapter file, or train with num_intervals=1"
+                )
+            reason = None if dequantize else layer.why_not_merge()
+            if reason is not None:
+                raise CannotMerge(f"{name}: {reason}")
+            merged[name] = layer
+        merged = {n: layer.merged_float() if dequantize else layer.merge() for n, layer in merged.items()}
+        self._put(merged)
+        if dequantize:
+            for name, layer in list(find_layers(self.model)):
+                replace(self.model, name, frozen.to_float(layer))
+            self.model.__dict__.pop("_intaglio_base", None)
+        self.model.requires_grad_(False)
+        return self.model
+
+    def _put(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
+        for name, layer in layers.items():
+            replace(self.model, name, layer)
+        if self._remove_hook is not None:
+            self._remove_hook()
+        self._base_hash = None

@@ -1,0 +1,23 @@
+"""Full fine-tuning: every weight of the denoiser, in float. The upper bound in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from intaglio.layers.timesteps import TimestepContext
+from intaglio.methods.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Method):
+    name = "full"
+    summary = "every weight of the denoiser, in float"
+    needs_base = False
+    default_targets = None
+    trains_rest = True
+    learning_rate = 1e-5
+
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+        return layer.requires_grad_(True)

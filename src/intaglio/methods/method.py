@@ -1,0 +1,41 @@
+"""What a method is: the answers to three questions.
+
+1. In what format does the frozen base lie?  -> `base`, or float when the class has `needs_base = False`
+2. What is trained?                          -> `adapt`, which turns one frozen layer into its trainable replacement
+3. Which GEMMs run in integers?              -> none yet: products run in float on integers unpacked for the moment
+
+A method is a frozen dataclass. The dataclass is its configuration: what TOML builds, what the command line lists, what
+the adapter file stores. Finding layers, freezing, saving, loading and merging are shared and belong to no method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from intaglio.layers.timesteps import TimestepContext
+
+ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+"""The projections of attention: what LoRA trains by default (q, k, v, out)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `--help`."""
+    needs_base: ClassVar[bool]
+    """Whether the base is quantized. Methods with a base have a field `base`, a format's name."""
+    default_targets: ClassVar[tuple[str, ...] | None]
+    """What is trained by default: suffixes of names, or None for every Linear and Conv2d."""
+    trains_rest: ClassVar[bool] = False
+    """Whether norms, embeddings and the like are trained too."""
+    learning_rate: ClassVar[float]
+    """A default that gives a good result with AdamW."""
+
+    @abstractmethod
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+        """The trainable replacement of one frozen layer; equal to it at the start."""

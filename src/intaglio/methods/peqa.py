@@ -1,0 +1,30 @@
+"""PEQA (Kim et al., NeurIPS 2023): frozen integers, a trainable scale per output channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from intaglio.layers.scaled import ScaledLayer
+from intaglio.layers.timesteps import TimestepContext
+from intaglio.methods.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peqa(Method):
+    """
+    Args:
+        base: format of the frozen weights; None takes the model's own, or int4 where the model is float.
+    """
+
+    base: str | None = None
+
+    name = "peqa"
+    summary = "one scale per output channel of a quantized base"
+    needs_base = True
+    default_targets = None
+    learning_rate = 1e-3
+
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+        return ScaledLayer(layer, train_input=False)

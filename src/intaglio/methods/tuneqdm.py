@@ -1,0 +1,39 @@
+"""TuneQDM (Ryu et al., ECCV 2024): scales per output and input channel (MCSU), one set per timestep interval (TAS)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from intaglio.errors import UserError
+from intaglio.layers.scaled import ScaledLayer, TimestepScaledLayer
+from intaglio.layers.timesteps import TimestepContext
+from intaglio.methods.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneQDM(Method):
+    """
+    Args:
+        base: format of the frozen weights; None takes the model's own, or int4 where the model is float.
+        num_intervals: N of the paper; 1 trains one set for all timesteps, which can be merged.
+    """
+
+    base: str | None = None
+    num_intervals: int = 4
+
+    name = "tuneqdm"
+    summary = "scales per output and input channel and timestep interval of a quantized base"
+    needs_base = True
+    default_targets = None
+    learning_rate = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_intervals <= 1000:
+            raise UserError(f"num_intervals must be 1 to 1000, not {self.num_intervals}")
+
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+        if self.num_intervals == 1:
+            return ScaledLayer(layer, train_input=True)
+        return TimestepScaledLayer(layer, context, self.num_intervals, train_input=True)

@@ -1,0 +1,1 @@
+"""Load, quantize, save any diffusers pipeline; registration as a diffusers quantizer."""

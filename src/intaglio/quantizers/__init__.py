@@ -1,0 +1,1 @@
+"""What a low-precision number means: formats, ranges, rounding, packing. Pure functions on tensors."""
