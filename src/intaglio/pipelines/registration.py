@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -15,16 +16,17 @@ _MODULE = "diffusers.quantizers.auto"
 def register_when_imported() -> None:
     """Register now if diffusers' quantizers are imported already, else as soon as they are."""
     if _MODULE in sys.modules:
-        _register(sys.modules[_MODULE])
+        _register()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-def _register(auto: ModuleType) -> None:
-    from intaglio.pipelines.quantizer import IntaglioConfig, IntaglioQuantizer
+def _register() -> None:
+    """Import our quantizer, which enters itself in diffusers' tables at its end.
 
-    auto.AUTO_QUANTIZER_MAPPING["intaglio"] = IntaglioQuantizer
-    auto.AUTO_QUANTIZATION_CONFIG_MAPPING["intaglio"] = IntaglioConfig
+    Whoever imports it before diffusers comes through here while it is only half imported: then it just goes on.
+    """
+    importlib.import_module("intaglio.pipelines.quantizer")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -51,4 +53,4 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _register(module)
+        _register()
