@@ -1,0 +1,1 @@
+"""Photo folders, captions, prior images, latent and text caches."""

@@ -1,0 +1,1 @@
+"""Frozen encoders, scores, colours, contact sheets and peak memory."""
