@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
@@ -61,6 +61,8 @@ class IntaglioConfig(QuantizationConfigMixin):
         self.quant_method = Method.INTAGLIO  # pyright: ignore[reportAttributeAccessIssue]
         self.format, self.keep_float = format, tuple(keep_float)
         self.range_search: RangeSearch = range_search
+        self.progress: Callable[[int, int], None] | None = None
+        """Called with (weights quantized, weights in all) while a float checkpoint is read. Not saved."""
         self._base_hash = base_hash
         self._model: weakref.ref[nn.Module] | None = None
 

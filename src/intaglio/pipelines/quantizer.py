@@ -38,6 +38,7 @@ class IntaglioQuantizer(DiffusersQuantizer):
         self._format = parse_format(quantization_config.format)
         self._keys: set[str] | None = None
         self._names: set[str] = set()
+        self._done = 0
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         if isinstance(device_map, dict) and "disk" in device_map.values():
@@ -103,6 +104,9 @@ class IntaglioQuantizer(DiffusersQuantizer):
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         replace(model, name, frozen.with_weight(layer, _to_device(quantized, target_device)))
+        self._done += 1
+        if self.quantization_config.progress is not None:
+            self.quantization_config.progress(self._done, len(self._names))
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         config = self.quantization_config
