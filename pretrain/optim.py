@@ -1,0 +1,87 @@
+"""Optimizer pieces that both training scripts share: Muon, the learning-rate schedule, the moving average."""
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix of a (M, N) update (Jordan et al. 2024)."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = update / (update.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalized: for weight matrices and, flattened to (out, in * kh * kw), convolutions.
+
+    `torch.optim.Muon` takes matrices only, and a U-Net is mostly convolution. The step is scaled so that its
+    root mean square is 0.2 (Liu et al. 2025), so one learning rate suits Muon and AdamW.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # noqa: D102  (the interface of torch)
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                momentum = self.state[param].setdefault("momentum", torch.zeros_like(param))
+                momentum.lerp_(param.grad, 1 - group["momentum"])
+                update = param.grad.lerp(momentum, group["momentum"])  # Nesterov
+                update = orthogonalize(update.flatten(1)).view(param.shape)
+                rows, columns = param.shape[0], param[0].numel()
+                param.mul_(1 - group["lr"] * group["weight_decay"])
+                param.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(rows, columns)))
+
+
+def optimizers(
+    model: nn.Module, lr: float, adam_lr: float | None = None, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
+    """Muon for hidden matrices and convolutions; AdamW for embeddings, first and last layers, norms and biases."""
+    hidden, rest = [], []
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        outer = any(part in name for part in ("conv_in", "conv_out", "embedding.weight"))
+        (rest if param.ndim < 2 or outer else hidden).append(param)
+    found: list[torch.optim.Optimizer] = [Muon(hidden, lr, weight_decay=weight_decay)] if hidden else []
+    return [*found, torch.optim.AdamW(rest, lr=adam_lr or lr, weight_decay=0.0, betas=(0.9, 0.98))]
+
+
+def learning_rate_factor(progress: float, warmup: float = 0.02, decay_from: float = 0.6) -> float:
+    """Warm-up, then constant, then a linear fall to 2 %; progress in 0..1 of the planned training."""
+    if progress < warmup:
+        return max(progress / warmup, 0.02)
+    return 1.0 if progress < decay_from else max(0.02, (1 - progress) / (1 - decay_from))
+
+
+def set_learning_rate(found: list[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
+
+
+class MovingAverage:
+    """Exponential moving average of a module's parameters and buffers, with a warm-up of the decay."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)

@@ -1,0 +1,80 @@
+"""What both training scripts do alike: device and precision, resumable checkpoints, the loss log."""
+
+import csv
+import os
+import signal
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """bfloat16 autocast where the hardware multiplies it natively; float32 elsewhere (it would only be slower)."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+@dataclass
+class Budget:
+    """The clock of one planned training of `total_minutes`, run in pieces of `minutes`.
+
+    `samples` and `spent_s` go through the checkpoint, so a resumed run goes on in the same schedule.
+    """
+
+    total_minutes: float
+    minutes: float
+    samples: int = 0
+    spent_s: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        signal.signal(signal.SIGTERM, self._stop)  # `kill` ends the piece with a checkpoint
+
+    def _stop(self, *_: object) -> None:
+        self.stopped = True
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, earlier pieces included."""
+        return self.spent_s + time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.elapsed_s / (60 * self.total_minutes))
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or self.progress >= 1 or time.monotonic() - self.started > 60 * self.minutes
+
+    def state(self) -> dict[str, float]:
+        return {"samples": self.samples, "spent_s": self.elapsed_s}
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def append_log(path: Path, row: dict[str, float]) -> None:
+    """One line of a CSV of losses over samples seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)

@@ -1,0 +1,208 @@
+"""Train the text encoder and the U-Net together on cached latents of every drawing on every background.
+
+python -m pretrain.train_unet --minutes 60 --vae out/pretrain/vae/vae          # from nothing
+python -m pretrain.train_unet --minutes 9 --total_minutes 60 --resume          # one piece after another
+python -m pretrain.train_unet --minutes 20 --init src/intaglio/assets/base     # further, from committed weights
+"""
+
+import argparse
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from pretrain.base import Parts, load_base, new_scheduler, new_text_encoder, new_unet, save_base
+from pretrain.captions import backgrounds, caption, draw_template, every_caption
+from pretrain.concepts import is_heldout_colour
+from pretrain.data import PACK, Pack, allowed_colours, load_pack
+from pretrain.optim import MovingAverage, learning_rate_factor, optimizers, set_learning_rate
+from pretrain.runtime import Budget, append_log, mixed_precision, pick_device, save_checkpoint
+from pretrain.tokenizer import train_tokenizer
+from pretrain.train_vae import composite
+
+CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
+
+
+@dataclass
+class Examples:
+    """Cached latents (drawings, colours, 16, 8, 8) and what their captions are made of."""
+
+    latents: Tensor
+    rows: list[dict]
+    colours: list[str]
+    tokenizer: CLIPTokenizer
+
+    def batch(self, indices: list[int], rng: random.Random) -> tuple[Tensor, list[str]]:
+        """Latents (B, 16, 8, 8) with captions, backgrounds and templates drawn at random among the allowed ones."""
+        chosen, texts = [], []
+        for index in indices:
+            row, template = self.rows[index], draw_template(rng)
+            colour = rng.choice(allowed_colours(row["label"])) if "{colour}" in template else "white"
+            chosen.append((index, self.colours.index(colour)))
+            text = caption(template, row["label"], row["category"], row["style"], colour)
+            texts.append("" if rng.random() < CAPTION_DROPOUT else text)
+        drawing, colour_index = torch.tensor(chosen).T
+        return self.latents[drawing, colour_index], texts
+
+    def heldout(self, count: int) -> tuple[Tensor, list[str]]:
+        """The first `count` held-out (concept, colour) pairs, with full captions."""
+        pairs = [
+            (index, number)
+            for index, row in enumerate(self.rows)
+            for number, colour in enumerate(self.colours)
+            if is_heldout_colour(row["label"], colour)
+        ][:: max(1, len(self.rows) // count)][:count]
+        texts = [
+            f"a {row['style']} emoji of a {row['label']} on a {self.colours[number]} background"
+            for row, number in ((self.rows[index], number) for index, number in pairs)
+        ]
+        drawing, colour_index = torch.tensor(pairs).T
+        return self.latents[drawing, colour_index], texts
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Token ids (B, 32)."""
+        length = self.tokenizer.model_max_length
+        found = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return found.input_ids
+
+
+@torch.no_grad()
+def cache_latents(pack: Pack, vae: AutoencoderKL) -> Tensor:
+    """Latents (captioned drawings, colours, 16, 8, 8) on the CPU."""
+    drawings = torch.from_numpy(pack.rgba[pack.captioned()])
+    found = []
+    for rgb in backgrounds().values():
+        colour = torch.tensor(rgb, dtype=torch.float)
+        parts = [composite(part, colour.expand(len(part), 3)) for part in drawings.split(128)]
+        found.append(torch.cat([vae.encode(part.to(vae.device)).latent_dist.mean.cpu() for part in parts]))
+    return torch.stack(found, dim=1) * vae.config["scaling_factor"]
+
+
+def velocity_loss(
+    parts: nn.ModuleDict, latents: Tensor, tokens: Tensor, timesteps: Tensor, noise: Tensor, scheduler: DDIMScheduler
+) -> Tensor:
+    """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) latents, one value per sample (B,)."""
+    noisy = scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    target = scheduler.get_velocity(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    with mixed_precision(latents.device):
+        text = parts["text_encoder"](tokens).last_hidden_state
+        output = parts["unet"](noisy.contiguous(memory_format=torch.channels_last), timesteps, text).sample
+    return (output.float() - target).square().mean((1, 2, 3))
+
+
+def spread_timesteps(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Timesteps (count,) in 0..999, one from each of `count` equal intervals: less noise in the loss."""
+    return ((torch.arange(count) + torch.rand(count, generator=generator)) * 1000 / count).long().clamp(max=999)
+
+
+def load_parts(arguments: argparse.Namespace, pack: Pack) -> Parts:
+    if arguments.init:
+        return load_base(arguments.init)
+    folder = arguments.out / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        drawings = pack.drawings()
+        captions = every_caption(drawings, {label: allowed_colours(label) for label, _, _ in drawings})
+        train_tokenizer(captions, sorted({row["label"] for row in pack.rows}), folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    vae = AutoencoderKL.from_pretrained(arguments.vae)
+    return Parts(tokenizer, new_text_encoder(tokenizer), vae, new_unet())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60, help="stop this piece after so long")
+    parser.add_argument("--total_minutes", type=float, help="length of the whole schedule (default: --minutes)")
+    parser.add_argument("--data", type=Path, default=PACK)
+    parser.add_argument("--vae", type=Path, default=Path("out/pretrain/vae/vae"))
+    parser.add_argument("--out", type=Path, default=Path("out/pretrain/unet"))
+    parser.add_argument("--init", type=Path, help="start from this pipeline folder instead of from nothing")
+    parser.add_argument("--samples_before", type=int, default=0, help="samples that --init has seen, for the log")
+    parser.add_argument("--resume", action="store_true", help="go on from --out/checkpoint.pt")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    parser.add_argument("--save_minutes", type=float, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(arguments.seed)
+    device = pick_device()
+    pack = load_pack(arguments.data)
+    parts = load_parts(arguments, pack)
+    vae = parts.vae.to(device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
+    rows = [pack.rows[index] for index in pack.captioned()]
+    examples = Examples(cache_latents(pack, vae), rows, list(backgrounds()), parts.tokenizer)
+    model = nn.ModuleDict({"text_encoder": parts.text_encoder, "unet": parts.unet}).to(device).train()
+    model["unet"].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    average = MovingAverage(model, 0.999)
+    found = optimizers(model, arguments.learning_rate)
+    budget = Budget(arguments.total_minutes or arguments.minutes, arguments.minutes, samples=arguments.samples_before)
+    checkpoint = arguments.out / "checkpoint.pt"
+    if arguments.resume and checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        average.updates = state["updates"]
+        for optimizer, saved in zip(found, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        budget.samples, budget.spent_s = state["samples"], state["spent_s"]
+    rng = random.Random(budget.samples + arguments.seed)
+    torch.manual_seed(budget.samples + arguments.seed)
+    scheduler = new_scheduler()
+    fixed, fixed_texts = examples.heldout(256)
+    fixed, fixed_tokens = fixed.to(device), examples.tokens(fixed_texts).to(device)
+    fixed_noise = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    fixed_steps = spread_timesteps(len(fixed), torch.Generator().manual_seed(1)).to(device)
+
+    def save() -> None:
+        state = {"model": model.state_dict(), "average": average.model.state_dict(), "updates": average.updates}
+        save_checkpoint(checkpoint, {**state, "optimizers": [o.state_dict() for o in found], **budget.state()})
+        text_encoder, unet = average.model["text_encoder"], average.model["unet"]
+        save_base(Parts(parts.tokenizer, text_encoder, vae, unet), arguments.out / "base")  # pyright: ignore
+
+    def log(mean_loss: float) -> None:
+        with torch.no_grad():
+            heldout = velocity_loss(average.model, fixed, fixed_tokens, fixed_steps, fixed_noise, scheduler).mean()
+        row = {
+            "minutes": round(budget.elapsed_s / 60, 2),
+            "samples": budget.samples,
+            "loss": round(mean_loss, 5),
+            "heldout_loss": round(float(heldout), 5),
+        }
+        append_log(arguments.out / "log.csv", row)
+        print(row, f"{(budget.samples - arguments.samples_before) / budget.elapsed_s:.1f} samples/s", flush=True)
+
+    order: list[int] = []
+    total, steps, next_log_s = torch.zeros((), device=device), 0, budget.elapsed_s + 30
+    next_save_s = budget.elapsed_s + 60 * arguments.save_minutes
+    while not budget.over:
+        if len(order) < arguments.batch_size:
+            order += [int(index) for index in np.random.default_rng(rng.randrange(2**32)).permutation(len(rows))]
+        picked, order = order[: arguments.batch_size], order[arguments.batch_size :]
+        set_learning_rate(found, learning_rate_factor(budget.progress))
+        latents, texts = examples.batch(picked, rng)
+        latents, tokens = latents.to(device), examples.tokens(texts).to(device)
+        timesteps = spread_timesteps(len(latents)).to(device)
+        loss = velocity_loss(model, latents, tokens, timesteps, torch.randn_like(latents), scheduler).mean()
+        loss.backward()
+        for optimizer in found:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average.update(model)
+        budget.samples += len(latents)
+        total, steps = total + loss.detach(), steps + 1
+        if budget.elapsed_s > next_log_s:
+            log(float(total) / steps)
+            total, steps, next_log_s = torch.zeros((), device=device), 0, budget.elapsed_s + 60
+        if budget.elapsed_s > next_save_s:
+            save()
+            next_save_s = budget.elapsed_s + 60 * arguments.save_minutes
+    save()
+
+
+if __name__ == "__main__":
+    main()
