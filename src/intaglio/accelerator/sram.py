@@ -1,0 +1,59 @@
+"""Energy, area and leakage of an SRAM from the CACTI 7 table: log-log between sizes and between nodes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from intaglio.accelerator.constants import area_scale, energy_scale, table
+from intaglio.accelerator.hardware import Buffer, Technology
+
+ACCESS_BYTES = 32  # of the table
+
+
+@dataclass(frozen=True, slots=True)
+class Sram:
+    """A buffer of `banks` equal banks; typical values."""
+
+    banks: int
+    read_pj_per_byte: float
+    write_pj_per_byte: float
+    area_mm2: float
+    leakage_mw: float
+
+
+@cache
+def sram_of(buffer: Buffer, technology: Technology) -> Sram:
+    """Enough banks of a 32-byte port each for the bandwidth; single-port memory is charged as 1R1W (the table's kind)."""
+    banks = max(1, math.ceil(buffer.bandwidth_bytes_per_cycle / ACCESS_BYTES))
+    bank_kib = buffer.size_bytes / 1024 / banks
+    read, write, area, leakage = (
+        _at(technology.node_nm, technology.sram_device, bank_kib, name)
+        for name in ("read_pj", "write_pj", "area_mm2", "leakage_mw")
+    )
+    voltage = energy_scale(technology.node_nm, technology.supply_v) / energy_scale(technology.node_nm, 0.9)
+    return Sram(banks, read / ACCESS_BYTES * voltage, write / ACCESS_BYTES * voltage, area * banks, leakage * banks)
+
+
+@cache
+def _at(node_nm: float, device: str, size_kib: float, name: str) -> float:
+    nodes = sorted({float(r["node_nm"]) for r in table("sram")})
+    logs = [math.log(_at_node(node, device, size_kib, name)) for node in nodes]
+    if node_nm >= nodes[0]:
+        return math.exp(float(np.interp(math.log(node_nm), np.log(nodes), logs)))
+    ratio = area_scale(node_nm) / area_scale(nodes[0]) if name == "area_mm2" else energy_scale(node_nm, 0.9) / energy_scale(nodes[0], 0.9)
+    return math.exp(logs[0]) * ratio
+
+
+@cache
+def _at_node(node_nm: float, device: str, size_kib: float, name: str) -> float:
+    """A power law through the two nearest sizes of the table, also beyond its ends (8 and 512 KiB)."""
+    rows = [r for r in table("sram") if float(r["node_nm"]) == node_nm and r["device"] == device]
+    x = np.log([float(r["size_kib"]) for r in rows])
+    y = np.log([float(r[name]) for r in rows])
+    i = int(np.clip(np.searchsorted(x, math.log(size_kib)) - 1, 0, len(x) - 2))
+    slope = (y[i + 1] - y[i]) / (x[i + 1] - x[i])
+    return math.exp(float(y[i] + slope * (math.log(size_kib) - x[i])))
