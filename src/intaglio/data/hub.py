@@ -63,7 +63,7 @@ def read_dataset(
 
 def _load(name: str, split: str) -> Any:
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"--dataset_name {name}: there is no such folder, and reading it from the Hub needs the package "
@@ -81,13 +81,13 @@ def _load(name: str, split: str) -> Any:
 
 def _checked(name: str, rows: Any, image_column: str, caption_column: str, prompt: str | None) -> Any:
     """`rows` with an undecoded image column, or `Problems` with all that is wrong with its columns."""
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]
 
     names = rows.column_names
     problems: list[str] = []
     if image_column not in names:
         problems.append(
-            f"no column {image_column!r}{did_you_mean(image_column, names)}; it has: {', '.join(names)} (--image_column)"
+            f"no column {image_column!r}{did_you_mean(image_column, names)}; it has {', '.join(names)} (--image_column)"
         )
     elif not isinstance(rows.features[image_column], datasets.Image):
         problems.append(f"column {image_column!r} holds {rows.features[image_column]}, not images (--image_column)")

@@ -12,12 +12,7 @@ from PIL import Image, ImageOps
 from intaglio.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-)  # MPO: what some phones write into a .jpg; its first picture is an ordinary JPEG
+FORMATS = ("JPEG", "PNG", "WEBP")  # the MPO files of some phones open as JPEG
 MIN_SIDE_PIXELS = 16
 
 

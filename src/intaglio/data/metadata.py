@@ -58,7 +58,7 @@ def _take(rows: Rows, folder: Path, number: int, text: str, image_column: str) -
     if Path(name).is_absolute() or not image.resolve().is_relative_to(folder.resolve()):
         return f"{name!r} lies outside the folder; names are relative to metadata.jsonl"
     if image in rows.named:
-        first = rows.by_path[image].line if image in rows.by_path else "an earlier line"
+        first = f"line {rows.by_path[image].line}" if image in rows.by_path else "an earlier line"
         return f"names {name!r} again (first: {first}); keep one caption for each photo"
     rows.named.add(image)
     caption = record.get(rows.caption_column)
