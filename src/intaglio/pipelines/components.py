@@ -47,7 +47,10 @@ def _choose(files: list[Path], variant: str | None) -> list[Path]:
 
 
 def _variant(name: str) -> str | None:
-    """fp16 for `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`, `model.safetensors.index.fp16.json`."""
+    """fp16 for `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`, `model.safetensors.index.fp16.json`.
+
+    None for a plain name.
+    """
     parts = [p for p in name.split(".")[1:] if p not in ("safetensors", "bin", "index", "json")]
     return parts[0].split("-")[0] if parts else None
 

@@ -1,4 +1,7 @@
-"""What a model is, from its JSON files and safetensors headers alone: wrong input is refused before torch is imported."""
+"""What a model is, from its JSON files and safetensors headers alone.
+
+Without torch, so that the command line can refuse wrong input at once.
+"""
 
 from __future__ import annotations
 

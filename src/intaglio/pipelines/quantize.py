@@ -67,7 +67,7 @@ def quantize_pipeline(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizeReport:
-    """Quantize the denoiser of `model` weight by weight into the new folder `out`; copy the other components as they are.
+    """Quantize the denoiser of `model` weight by weight into the new folder `out`; copy the other components unchanged.
 
     Args:
         model: "embedded", a local folder, a .safetensors file, or a Hub id.
@@ -195,6 +195,6 @@ def _peak_memory_bytes() -> int:
     except ImportError:  # Windows
         import psutil
 
-        return psutil.Process().memory_info().peak_wset
+        return psutil.Process().memory_info().peak_wset  # pyright: ignore[reportAttributeAccessIssue]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
