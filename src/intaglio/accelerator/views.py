@@ -1,0 +1,126 @@
+"""What the report shows of a step, as numbers: where the time goes, utilization by part, comparison with baselines and chips."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from intaglio.accelerator.area import area_of
+from intaglio.accelerator.constants import Interval, area_scale, energy_scale, table
+from intaglio.accelerator.energy import PARTS, ratio_interval
+from intaglio.accelerator.hardware import Hardware
+from intaglio.accelerator.schedule import Prepared
+from intaglio.accelerator.simulate import StepCost, simulate_prepared
+from intaglio.accelerator.workload import Label
+
+PAPER = {"speed-up": 1.81, "energy efficiency": 5.50, "energy efficiency over prior work": 1.64, "area efficiency over prior work": 1.83}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A design over one baseline on the same step; intervals where sources disagree."""
+
+    baseline: str
+    speed_up: float
+    energy_efficiency: Interval
+    area_efficiency: Interval
+
+
+def kind_of(label: Label) -> str:
+    """Coarse kind of a product."""
+    if label.operation == "attention_product":
+        return "attention"
+    if "lora" in label.layer.lower():
+        return "LoRA"
+    return "convolution" if label.operation == "conv2d" else "linear"
+
+
+def part_of(label: Label) -> str:
+    """Part of the network: `down_blocks.0`, `mid_block`, ...; what lies outside blocks is `other`."""
+    pieces = label.layer.split(".")
+    if "block" not in pieces[0]:
+        return "other"
+    return ".".join(pieces[:2]) if len(pieces) > 1 and pieces[1].isdecimal() else pieces[0]
+
+
+def time_parts(step: StepCost) -> dict[str, dict[str, float]]:
+    """Milliseconds of the step by kind and pass: multiplying, array overhead, waiting; vector work by pass."""
+    costs, weight = step.costs, step.weight
+    to_ms = 1 / (step.hardware.array.clock_mhz * 1e3)
+    useful = step.macs / step.hardware.array.pes
+    dram_bound = costs.dram_cycles >= np.maximum(costs.buffer_cycles, costs.vector_cycles)
+    groups: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for i, label in enumerate(step.labels):
+        group = groups[f"{kind_of(label)}, {label.pass_name}"]
+        group["multiplying"] += useful[i] * to_ms
+        group["padding, loading, skew"] += (costs.compute_cycles[i] * weight[i] - useful[i]) * to_ms
+        waits = "waiting for DRAM" if dram_bound[i] else "waiting on chip"
+        group[waits] += costs.stall_cycles[i] * weight[i] * to_ms
+    for i, label in enumerate(step.vector.labels):
+        if step.vector.latency_cycles[i]:
+            name = "optimizer" if label.pass_name == "optimizer" else "norms, adds, softmax"
+            groups[name]["vector unit"] += step.vector.latency_cycles[i] * to_ms
+    if step.exposed_fused_cycles:
+        groups["vector work beside the array"]["vector unit"] += step.exposed_fused_cycles * to_ms
+    return {name: dict(group) for name, group in sorted(groups.items(), key=lambda g: -sum(g[1].values()))}
+
+
+def utilization_map(step: StepCost) -> tuple[np.ndarray, list[str], list[str]]:
+    """Overall utilization (parts, kinds and passes); NaN where there is no product."""
+    parts = list(dict.fromkeys(part_of(label) for label in step.labels))
+    if len(parts) > 14:
+        parts = list(dict.fromkeys(part.split(".")[0] for part in parts))
+    columns = [(kind, p) for kind in ("convolution", "linear", "attention", "LoRA") for p in ("output", "grad_input", "grad_weight")]
+    macs, cycles = np.zeros((len(parts), len(columns))), np.zeros((len(parts), len(columns)))
+    for i, label in enumerate(step.labels):
+        part = part_of(label)
+        y = parts.index(part if part in parts else part.split(".")[0])
+        x = columns.index((kind_of(label), label.pass_name))
+        macs[y, x] += step.macs[i]
+        cycles[y, x] += step.costs.latency_cycles[i] * step.weight[i]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = macs / (step.hardware.array.pes * cycles)
+    used = np.isfinite(values).any(axis=0)
+    short = {"output": "Y", "grad_input": "dX", "grad_weight": "dW"}
+    return values[:, used], parts, [f"{k} {short[p]}" for (k, p), u in zip(columns, used, strict=True) if u]
+
+
+def compare(step: StepCost, prepared: Prepared, baselines: dict[str, Hardware]) -> list[Comparison]:
+    """The design over each baseline. Area efficiency is work a second and mm2."""
+    area = area_of(step.hardware).total_mm2
+    found = []
+    for name, hardware in baselines.items():
+        other = simulate_prepared(prepared, hardware)
+        speed = other.latency_cycles / hardware.array.clock_mhz / (step.latency_cycles / step.hardware.array.clock_mhz)
+        energy = ratio_interval(other.energy_parts_pj, step.energy_parts_pj)
+        areas = area_of(hardware).total_mm2 / area
+        areas = np.array([areas.min(), areas[1], areas.max()])
+        found.append(Comparison(name, speed, energy, speed * areas))
+    return found
+
+
+def on_chip_efficiency(step: StepCost) -> tuple[Interval, Interval]:
+    """(GOPS a mm2, TOPS a watt) without DRAM, as chips publish them, scaled to 28 nm."""
+    operations = 2 * step.prepared.workload.macs
+    technology = step.hardware.technology
+    areas = area_of(step.hardware).total_mm2 * area_scale(28) / area_scale(technology.node_nm)
+    gops = operations / (step.latency_ms / 1e3) / 1e9 / areas[::-1]
+    energy_pj = np.delete(step.energy_parts_pj, PARTS.index("dram"), axis=0).sum(axis=0)
+    energy_pj = energy_pj * energy_scale(28, 0.9) / energy_scale(technology.node_nm, technology.supply_v)
+    return gops, operations / energy_pj[::-1]
+
+
+def published_chips() -> list[dict[str, object]]:
+    """Chips with dense figures of energy and area efficiency, scaled to 28 nm at nominal supply."""
+    found = []
+    for row in table("published_chips"):
+        node = float(row["node_nm"])
+        if not node or not row["tops_per_w"]:
+            continue
+        scaled = dict(row, tops_per_w=float(row["tops_per_w"]) * energy_scale(node, 0.9) / energy_scale(28, 0.9))
+        gops = row["gops_per_mm2"]
+        scaled["gops_per_mm2"] = float(gops) * area_scale(node) / area_scale(28) if gops else None
+        found.append(scaled)
+    return found
