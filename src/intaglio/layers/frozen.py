@@ -1,6 +1,6 @@
 """Linear and Conv2d over a frozen weight, float or packed integers: neither direction leaves a float copy behind.
 
-`output`: y = (x * input_scale) W_hat^T. `grad_input`: dx = (dy W_hat) * input_scale. There is no `grad_weight`.
+`output`: y = (x * input_scale) W_hat^T + bias. `grad_input`: dx = (dy W_hat) * input_scale. There is no `grad_weight`.
 The quantized layers are `nn.Linear` and `nn.Conv2d` to whoever asks by type.
 """
 
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.geometry import Geometry, geometry_of
+from intaglio.layers.shown_weight import ShownWeight
 from intaglio.quantizers.formats import Format
 from intaglio.quantizers.quantize import QuantizedWeight, dequantize, quantize
 from intaglio.quantizers.ranges import RangeSearch
@@ -52,12 +53,12 @@ class QuantizedLayer(FixedDtype):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized weight, for code that looks at `layer.weight`. Not for computing."""
-        return self.dequantized(self.scale.dtype if self.bias is None else self.bias.dtype)
+        """The dequantized weight, for code that looks at `layer.weight`. Not for computing, nor for writing."""
+        dtype = self.scale.dtype if self.bias is None else self.bias.dtype
+        return self.dequantized(dtype).as_subclass(ShownWeight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = FrozenProduct.apply(compute_input(x), self)
-        return y if self.bias is None else y + self.geometry.along_channels(self.bias.to(y.dtype), y)
+        return FrozenProduct.apply(compute_input(x), self)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
@@ -72,6 +73,10 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):  # pyright: ignore[reportIncom
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    def __new__(cls, layer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        # PEFT makes the low-rank twin of a convolution as type(base)(in_channels, rank, ...): that one is plain.
+        return nn.Conv2d(layer, *args, **kwargs) if isinstance(layer, int) else super().__new__(cls)
+
     def __init__(self, layer: nn.Conv2d, quantized: QuantizedWeight, input_scale: Tensor | None = None):
         nn.Module.__init__(self)
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
@@ -128,11 +133,12 @@ def input_scale(layer: nn.Linear | nn.Conv2d) -> Tensor | None:
 
 
 def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """The layer's product without its bias, in the dtype of `x`."""
+    """What the layer computes, in the dtype of `x`."""
     shape, scale = geometry(layer), input_scale(layer)
     if scale is not None:
         x = x * shape.along_channels(scale.to(x.dtype), x)
-    return shape.output(x, float_weight(layer, x.dtype))
+    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
+    return shape.output(x, float_weight(layer, x.dtype), bias)
 
 
 def grad_input(layer: nn.Linear | nn.Conv2d, grad: Tensor, input_shape: torch.Size) -> Tensor:

@@ -21,8 +21,8 @@ class LinearGeometry:
     in_channels: int
     out_channels: int
 
-    def output(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight)
+    def output(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
     def grad_input(self, grad: Tensor, weight: Tensor, input_shape: torch.Size) -> Tensor:
         return grad @ weight
@@ -51,8 +51,8 @@ class Conv2dGeometry:
     dilation: tuple[int, int]
     groups: int
 
-    def output(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+    def output(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def grad_input(self, grad: Tensor, weight: Tensor, input_shape: torch.Size) -> Tensor:
         return torch.ops.aten.convolution_backward(

@@ -3,11 +3,12 @@
 The layer computes with `W = (1 + o) W_hat (1 + i)` per output and input channel, in the exact form that needs neither
 `W` nor its gradient. Tokens in rows:
 
-    xs = x * r_in          z  = xs W_hat^T        y  = z * r_out + bias         r = 1 + offset
-    dz = dy * r_out        dxs = dz W_hat         dx = dxs * r_in
-    dr_out = sum over tokens of dy * z            dr_in = sum over tokens of dxs * x
+    xs = x * r_in          y0  = xs W_hat^T + b    y  = y0 * r_out + b * (1 - r_out)    r = 1 + offset
+    dy0 = dy * r_out       dxs = dy0 W_hat         dx = dxs * r_in
+    dr_out = sum over tokens of dy * (y0 - b)      dr_in = sum over tokens of dxs * x
 
-The same for a convolution, with its product in place of the matrix product.
+The same for a convolution, with its product in place of the matrix product. The bias goes into the product, although it
+is not scaled, so that a layer whose factors are 1 equals its base bit for bit.
 """
 
 from __future__ import annotations
@@ -25,16 +26,11 @@ from intaglio.layers.timesteps import TimestepContext
 
 
 class ScaledProduct(torch.autograd.Function):
-    """`y = z * r_out` of one layer. Saves `x`, `z` and the factors; two products in all, none of them `grad_weight`."""
+    """`y` of one layer. Saves `x`, `y0` and the factors; two products in all, none of them `grad_weight`."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        x: Tensor,
-        r_out: Tensor,
-        r_in: Tensor | None,
-        rows: Tensor | None,
-        base: nn.Linear | nn.Conv2d,
+        ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, base: nn.Linear | nn.Conv2d
     ) -> Tensor:
         """
         Args:
@@ -44,19 +40,24 @@ class ScaledProduct(torch.autograd.Function):
             rows: int64 (B,), the scale set of each sample; None when E = 1.
         """
         xs = x if r_in is None else x * _factor(r_in, rows, base, x)
-        z = frozen.output(base, xs)
+        y0 = frozen.output(base, xs)
         ctx.base, ctx.input_shape = base, x.shape
         ctx.save_for_backward(
-            x if ctx.needs_input_grad[2] else None, z if ctx.needs_input_grad[1] else None, r_out, r_in, rows
+            x if ctx.needs_input_grad[2] else None, y0 if ctx.needs_input_grad[1] else None, r_out, r_in, rows
         )
-        return z * _factor(r_out, rows, base, z)
+        y = y0 * _factor(r_out, rows, base, y0)
+        return y if base.bias is None else y + _factor(base.bias * (1 - r_out), rows, base, y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, z, r_out, r_in, rows = ctx.saved_tensors
+        x, y0, r_out, r_in, rows = ctx.saved_tensors
         need_x, need_out, need_in = ctx.needs_input_grad[:3]
-        grad_out = _sum_to_sets(grad * z, r_out, rows, ctx.base) if need_out else None
+        grad_out = None
+        if need_out:
+            grad_out = _sum_to_sets(grad * y0, r_out, rows, ctx.base)
+            if ctx.base.bias is not None:
+                grad_out -= ctx.base.bias * _sum_to_sets(grad, r_out, rows, ctx.base)
         if not (need_x or need_in):
             return None, grad_out, None, None, None
         grad_xs = frozen.grad_input(ctx.base, grad * _factor(r_out, rows, ctx.base, grad), ctx.input_shape)
@@ -101,10 +102,7 @@ class _Scales(AdapterLayer):
     def _forward(self, x: Tensor, sets: tuple[int, ...], rows: Tensor | None) -> Tensor:
         r_out = torch.stack([1 + self.output_offset[i] for i in sets])
         r_in = None if self.input_offset is None else torch.stack([1 + self.input_offset[i] for i in sets])
-        x = compute_input(x)
-        y = ScaledProduct.apply(x, r_out, r_in, rows if len(sets) > 1 else None, self.base)
-        bias = self.base.bias
-        return y if bias is None else y + frozen.geometry(self.base).along_channels(bias.to(y.dtype), y)
+        return ScaledProduct.apply(compute_input(x), r_out, r_in, rows if len(sets) > 1 else None, self.base)
 
 
 class ScaledLayer(_Scales, MergeableLayer):

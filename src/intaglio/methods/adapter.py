@@ -22,9 +22,14 @@ class Adapter:
     """What `attach` returns: the trainable parameters of a model and what can be done with them."""
 
     def __init__(
-        self, model: nn.Module, method: Method, targets: list[str], remove_hook: Callable[[], None] | None
+        self,
+        model: nn.Module,
+        method: Method,
+        targets: list[str] | None,
+        layers: list[str],
+        remove_hook: Callable[[], None] | None,
     ) -> None:
-        self.model, self.method, self.targets = model, method, targets
+        self.model, self.method, self.targets, self.layers = model, method, targets, layers
         self._remove_hook = remove_hook
         self._base_hash: str | None = None
 
@@ -54,6 +59,7 @@ class Adapter:
             method=self.method.name,
             options=method_options(self.method),
             targets=self.targets,
+            layers=self.layers,
             component="unet" if "UNet" in name else "transformer",
             model_class=name,
             base=base_record(self.model),
@@ -78,17 +84,19 @@ class Adapter:
         if header is not None and header.base_hash != self.base_hash:
             raise WrongBase(str(folder), header.base_hash or "of float weights", self.base_hash or "float")
         tensors, own = read_tensors(folder), self.named_parameters()
-        problems = [f"missing: {n}" for n in own if n not in tensors]
-        problems += [f"unexpected: {n}" for n in tensors if n not in own]
-        problems += [
-            f"{n}: shape {tuple(tensors[n].shape)}, expected {tuple(p.shape)}"
-            for n, p in own.items()
-            if n in tensors and tensors[n].shape != p.shape
+        problems = [
+            *_first([f"missing: {n}" for n in own if n not in tensors]),
+            *_first([f"unexpected: {n}" for n in tensors if n not in own]),
+            *_first(
+                [
+                    f"{n}: shape {tuple(tensors[n].shape)}, expected {tuple(p.shape)}"
+                    for n, p in own.items()
+                    if n in tensors and tensors[n].shape != p.shape
+                ]
+            ),
         ]
         if problems:
-            rest = len(problems) - 8
-            shown = problems[:8] + ([f"and {rest} more"] if rest > 0 else [])
-            raise Problems(f"{folder} is no adapter for {self.method} on this {type(self.model).__name__}", shown)
+            raise Problems(f"{folder} is no adapter for {self.method} on this {type(self.model).__name__}", problems)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(tensors[name])
@@ -140,3 +148,8 @@ class Adapter:
         if self._remove_hook is not None:
             self._remove_hook()
         self._base_hash = None
+
+
+def _first(problems: list[str], most: int = 3) -> list[str]:
+    rest = len(problems) - most
+    return problems if rest <= 1 else [*problems[:most], f"and {rest} more of this kind"]

@@ -29,7 +29,9 @@ ADAPTER_FILE = "adapter.safetensors"
 class Header:
     method: str
     options: dict[str, Any]
-    targets: list[str]
+    targets: list[str] | None
+    """What was asked for: ends of names, None for the method's default."""
+    layers: list[str]
     """Full names of the trained layers."""
     component: str
     """"unet" or "transformer"."""
@@ -115,7 +117,7 @@ def _peft_metadata(header: Header, rank: int, alpha: float) -> dict[str, Any]:
     config = {
         "r": rank,
         "lora_alpha": alpha,
-        "target_modules": header.targets,
+        "target_modules": header.layers,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,

@@ -71,7 +71,7 @@ def attach(
     remove_hook = None
     if timed is not None:
         remove_hook = install_hook(model, context, timed.num_intervals, timestep_range(model))
-    return Adapter(model, method, chosen, remove_hook)
+    return Adapter(model, method, None if targets is None else list(targets), chosen, remove_hook)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
@@ -99,7 +99,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     try:
         adapter.load(folder)
     except UserError:
-        adapter.detach()
+        if adapter_layers(model):
+            adapter.detach()
         raise
     return adapter
 

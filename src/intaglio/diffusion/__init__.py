@@ -1,0 +1,1 @@
+"""What a denoiser is trained to predict, and how the losses of a batch are weighed."""

@@ -1,0 +1,1 @@
+"""Recipe, one step, the loop, checkpoints."""

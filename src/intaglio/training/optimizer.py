@@ -1,0 +1,58 @@
+"""Optimizer, learning rate and moving average: torch's and diffusers', chosen by the recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from intaglio.training.recipe import Recipe
+
+
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=learning_rate)
+    return torch.optim.AdamW(
+        parameters,
+        lr=learning_rate,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        eps=recipe.adam_epsilon,
+        weight_decay=recipe.adam_weight_decay,
+    )
+
+
+def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
+    """The factor of the learning rate in optimizer step `step` of `steps`: a function of the step alone."""
+    warmup = recipe.lr_warmup_steps
+    if recipe.lr_scheduler != "constant" and step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    if recipe.lr_scheduler == "linear":
+        return 1 - done
+    if recipe.lr_scheduler == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+class MovingAverage:
+    """An exponential average of parameters, kept in float32; the average of the first steps is not biased to zero."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
+        self.parameters, self.decay = list(parameters), decay
+        self.averages = [p.detach().float().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(parameter.detach().float(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange parameters and averages; a second call undoes the first."""
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            kept = parameter.detach().float().clone()
+            parameter.copy_(average)
+            average.copy_(kept)

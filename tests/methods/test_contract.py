@@ -1,0 +1,249 @@
+"""One contract for all methods."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import intaglio
+from conftest import make_unet
+from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
+from intaglio.layers.frozen import QuantizedLayer
+from intaglio.layers.kinds import MergeableLayer
+from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model
+from intaglio.methods.registry import METHODS, build_method
+
+ALL = [
+    intaglio.Full(),
+    intaglio.Lora(rank=4, alpha=8.0),
+    intaglio.QLora(rank=4, alpha=2.0, base="nf4"),
+    intaglio.QLora(rank=2, base="int4_g64"),
+    intaglio.Peqa(base="int4"),
+    intaglio.TuneQDM(base="int8", num_intervals=1),
+    intaglio.TuneQDM(base="int4", num_intervals=4),
+]
+every_method = pytest.mark.parametrize("method", ALL, ids=str)
+
+
+def run(model, batch):
+    sample, timesteps, text = batch
+    return model(sample, timesteps, text).sample
+
+
+def quantized_twin(method):
+    """What the model must equal before training: the base alone."""
+    model = make_unet().eval()
+    if method.needs_base:
+        quantize_model(model, intaglio.attach(make_unet(), method).header().base)
+    return model
+
+
+def disturb(adapter, scale=0.1):
+    """Move every trainable parameter, as training would."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter += scale * torch.randn_like(parameter)
+
+
+@every_method
+def test_start_equals_the_base_exactly(method, batch):
+    model = make_unet().eval()
+    intaglio.attach(model, method)
+    with torch.no_grad():
+        expected, got = run(quantized_twin(method), batch), run(model, batch)
+    assert torch.equal(expected, got)
+
+
+@every_method
+def test_every_trainable_parameter_learns_and_nothing_else_moves(method, batch):
+    model = make_unet()
+    adapter = intaglio.attach(model, method)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(12):
+        loss = run(model, batch).square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    trainable = set(adapter.named_parameters())
+    assert sum(p.numel() for p in adapter.parameters()) == adapter.num_parameters
+    for name, tensor in model.state_dict().items():
+        if name not in trainable:
+            assert torch.equal(tensor, before[name]), f"{name} is frozen but moved"
+
+
+@every_method
+def test_save_and_load(method, batch, tmp_path):
+    model = make_unet().eval()
+    adapter = intaglio.attach(model, method)
+    disturb(adapter)
+    path = adapter.save(tmp_path)
+    assert path.suffix == ".safetensors"
+    other = make_unet().eval()
+    loaded = intaglio.load_adapter(other, tmp_path)
+    assert loaded.method == adapter.method
+    for name, parameter in adapter.named_parameters().items():
+        assert torch.equal(parameter, loaded.named_parameters()[name])
+    with torch.no_grad():
+        assert torch.equal(run(model, batch), run(other, batch))
+
+
+@every_method
+def test_detach_gives_the_base_back(method, batch):
+    model = make_unet().eval()
+    adapter = intaglio.attach(model, method)
+    if isinstance(method, intaglio.Full):
+        with pytest.raises(UserError, match="load the model again"):
+            adapter.detach()
+        return
+    disturb(adapter)
+    adapter.detach()
+    assert not adapter_layers(model)
+    with torch.no_grad():
+        assert torch.equal(run(model, batch), run(quantized_twin(method), batch))
+    intaglio.attach(model, method)  # and it can be attached again
+
+
+@every_method
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_merge_folds_exactly_or_refuses(method, dequantize, batch):
+    model = make_unet().eval()
+    adapter = intaglio.attach(model, method)
+    disturb(adapter)
+    with torch.no_grad():
+        expected = run(model, batch)
+    layers = adapter_layers(model)
+    mergeable = all(isinstance(layer, MergeableLayer) for layer in layers.values())
+    if not mergeable or (isinstance(method, intaglio.QLora) and not dequantize):
+        before = {n: t.clone() for n, t in model.state_dict().items()}
+        with pytest.raises(CannotMerge, match=r"Keep the adapter file"):
+            adapter.merge(dequantize=dequantize)
+        assert all(torch.equal(before[n], t) for n, t in model.state_dict().items()), (
+            "a refused merge changed something"
+        )
+        return
+    adapter.merge(dequantize=dequantize)
+    assert not adapter_layers(model)
+    quantized = [m for _, m in find_layers(model) if isinstance(m, QuantizedLayer)]
+    assert bool(quantized) == (method.needs_base and not dequantize)
+    with torch.no_grad():
+        # float32 rounds products and sums in another order: about 30 layers deep, outputs of order 1
+        torch.testing.assert_close(run(model, batch), expected, rtol=1e-4, atol=1e-4)
+
+
+@every_method
+def test_one_backward_per_gradient_checkpoint(method, batch):
+    """The same gradients with and without recomputation."""
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_unet().train()
+        adapter = intaglio.attach(model, method)
+        disturb(adapter)
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        run(model, batch).square().sum().backward()
+        gradients.append({n: p.grad for n, p in adapter.named_parameters().items()})
+    for name, expected in gradients[0].items():
+        got = gradients[1][name]
+        assert (got is None) == (expected is None), name
+        if expected is not None:
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@every_method
+def test_the_file_says_what_it_is(method, tmp_path):
+    adapter = intaglio.attach(make_unet(), method)
+    with safe_open(adapter.save(tmp_path), framework="pt") as file:
+        header = json.loads(file.metadata()["intaglio"])
+    assert header["schema_version"] == 1
+    assert header["method"] == method.name
+    assert (header["base"] is not None) == method.needs_base
+    if method.needs_base:
+        assert header["base"]["format"] == method.base
+        assert header["base_hash"] == base_hash(adapter.model)
+
+
+@pytest.mark.parametrize("method", [m for m in ALL if m.needs_base], ids=str)
+def test_a_quantized_model_is_used_as_it_is(method, batch):
+    model = make_unet()
+    record = intaglio.attach(make_unet(), method).header().base
+    quantize_model(model, record)
+    codes = {n: m.qdata for n, m in find_layers(model) if isinstance(m, QuantizedLayer)}
+    adapter = intaglio.attach(model, build_method(method.name, {}))
+    assert adapter.method.base == method.base
+    for name, module in find_layers(model):
+        if isinstance(module, QuantizedLayer):
+            assert module.qdata is codes[name]
+    adapter.detach()
+    with pytest.raises(UserError, match="asks for base 'int8_asym', but this model is quantized to"):
+        intaglio.attach(model, build_method(method.name, {"base": "int8_asym"}))
+
+
+def test_another_base_is_refused(tmp_path):
+    intaglio.attach(make_unet(0), intaglio.Peqa(base="int4")).save(tmp_path)
+    other = make_unet(1)
+    with pytest.raises(WrongBase, match="exact only on the integers that it was trained on"):
+        intaglio.load_adapter(other, tmp_path)
+    assert not adapter_layers(other)
+
+
+def test_an_adapter_of_other_shapes_is_refused_with_all_problems(tmp_path):
+    intaglio.attach(make_unet(), intaglio.Lora(rank=2), targets=["to_q", "to_k"]).save(tmp_path)
+    adapter = intaglio.attach(make_unet(), intaglio.Lora(rank=4), targets=["to_q", "to_v"])
+    with pytest.raises(Problems) as caught:
+        adapter.load(tmp_path)
+    text = "\n".join(caught.value.problems)
+    assert "missing: " in text
+    assert "unexpected: " in text
+    assert "expected (" in text
+
+
+def test_targets():
+    model = make_unet()
+    with pytest.raises(NoMatch, match=r"'to_qq' matches no Linear or Conv2d of this model \(did you mean 'to_q'\?\)"):
+        intaglio.attach(model, intaglio.Lora(), targets=["to_qq"])
+    adapter = intaglio.attach(model, intaglio.Peqa(base="int8"), targets=["to_q"])
+    assert all(t.endswith("to_q") for t in adapter.layers)
+    quantized = [n for n, m in find_layers(model) if isinstance(m, QuantizedLayer)]
+    assert any(n.endswith("conv1") for n in quantized), "targets never limit quantization"
+    with pytest.raises(UserError, match="has an adapter already"):
+        intaglio.attach(model, intaglio.Peqa())
+
+
+def test_float_kept_layers_carry_scales_too():
+    model = make_unet()
+    adapter = intaglio.attach(model, intaglio.TuneQDM(num_intervals=2))
+    total = dict(find_layers(make_unet()))
+    assert len(adapter.layers) == len(total)
+    channels = sum(m.weight.shape[0] for m in total.values())
+    inputs = sum(m.in_features if isinstance(m, torch.nn.Linear) else m.in_channels for m in total.values())
+    assert adapter.num_parameters == 2 * (channels + inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: intaglio.Lora(rank=0), "rank must be at least 1, not 0"),
+        (lambda: intaglio.QLora(alpha=-1.0), "alpha must be positive"),
+        (lambda: intaglio.TuneQDM(num_intervals=0), "num_intervals must be 1 to 1000, not 0"),
+        (lambda: intaglio.attach(make_unet(), intaglio.Peqa(base="int3")), "unknown format 'int3'"),
+        (lambda: build_method("tuneqmd", {}), "unknown method 'tuneqmd' (did you mean 'tuneqdm'?)"),
+        (lambda: build_method("lora", {"rnak": 3}), "no option 'rnak' (did you mean 'rank'?); it has rank, alpha"),
+    ],
+)
+def test_wrong_options_say_the_rule(make, message):
+    with pytest.raises(UserError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_all_methods_are_covered():
+    assert {m.name for m in ALL} == set(METHODS)
+    assert issubclass(UnknownChoice, UserError)

@@ -1,0 +1,108 @@
+"""Timestep-aware scales: which interval, which samples, and what stays untouched."""
+
+import pytest
+import torch
+
+import intaglio
+from conftest import make_unet
+from intaglio.errors import UserError
+from intaglio.layers.timesteps import interval_of
+
+
+@pytest.mark.parametrize(
+    ("timestep", "num_intervals", "range_", "expected"),
+    [
+        (0, 4, 1000.0, 0),
+        (249, 4, 1000.0, 0),
+        (250, 4, 1000.0, 1),
+        (999, 4, 1000.0, 3),
+        (1000, 4, 1000.0, 3),  # flow schedulers start at T
+        (1.0, 4, 1.0, 3),  # Flux passes t / 1000
+        (0.25, 4, 1.0, 1),
+        (999, 3, 1000.0, 2),
+        (500.5, 1, 1000.0, 0),
+    ],
+)
+def test_interval_of(timestep, num_intervals, range_, expected):
+    assert interval_of(torch.tensor(timestep), num_intervals, range_).item() == expected
+
+
+def attached(num_intervals=4, train=True):
+    model = make_unet().train(train)
+    adapter = intaglio.attach(model, intaglio.TuneQDM(base="int4", num_intervals=num_intervals))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model, adapter
+
+
+def test_each_sample_uses_its_own_interval(batch):
+    """A mixed batch equals its samples one by one."""
+    model, _ = attached(train=False)
+    sample, timesteps, text = batch
+    with torch.no_grad():
+        together = model(sample, timesteps, text).sample
+        alone = [model(sample[i : i + 1], timesteps[i], text[i : i + 1]).sample for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_only_touched_intervals_move(batch):
+    """Neither momentum nor weight decay moves the scales of an interval without samples."""
+    model, adapter = attached()
+    sample, _, text = batch
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2, weight_decay=0.5)
+
+    def step(timesteps):
+        optimizer.zero_grad()
+        model(sample, torch.tensor(timesteps), text).sample.square().mean().backward()
+        optimizer.step()
+
+    step([0, 300, 999])  # gives the intervals 0, 1, 3 momentum
+    before = {n: p.clone() for n, p in adapter.named_parameters().items()}
+    step([600, 600, 700])  # touches 2 alone
+    moved = {n.rsplit(".", 1)[1] for n, p in adapter.named_parameters().items() if not torch.equal(p, before[n])}
+    assert moved == {"2"}
+
+
+def test_checkpointed_blocks_remember_their_own_call(batch):
+    """Two calls before one backward, as with prior preservation: each recomputation uses its own timesteps."""
+    sample, _, text = batch
+    gradients = []
+    for checkpointing in (False, True):
+        model, adapter = attached()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        first = model(sample, torch.tensor([0, 0, 0]), text).sample.square().sum()
+        second = model(sample, torch.tensor([999, 999, 999]), text).sample.square().sum()
+        (first + second).backward()
+        gradients.append({n: p.grad for n, p in adapter.named_parameters().items()})
+    for name, expected in gradients[0].items():
+        got = gradients[1][name]
+        assert (got is None) == (expected is None), name
+        if expected is not None:
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_alone_says_how_to_call_it():
+    model, _ = attached()
+    with pytest.raises(UserError, match="ran before its denoiser was called"):
+        model.conv_in(torch.randn(1, 4, 8, 8))
+
+
+def test_keyword_timesteps_and_scalars(batch):
+    model, _ = attached(train=False)
+    sample, _, text = batch
+    with torch.no_grad():
+        by_keyword = model(sample=sample, timestep=700, encoder_hidden_states=text).sample
+        by_tensor = model(sample, torch.tensor([700, 700, 700]), text).sample
+    assert torch.equal(by_keyword, by_tensor)
+
+
+def test_float_timesteps_of_flux_scale():
+    from intaglio.layers.timesteps import timestep_range
+
+    class FluxTransformer2DModel(torch.nn.Module): ...
+
+    assert timestep_range(FluxTransformer2DModel()) == 1.0
+    assert timestep_range(make_unet()) == 1000.0
