@@ -40,7 +40,7 @@ def new_unet() -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(6, 8, 11),  # the number of heads, by an old mistake of diffusers; 16 channels each
+        attention_head_dim=(6, 8, 11),  # pyright: ignore[reportArgumentType]  the number of heads, by an old mistake of diffusers; 16 channels each
         cross_attention_dim=TEXT_WIDTH,
         norm_num_groups=16,
     )
@@ -57,15 +57,15 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             num_hidden_layers=2,
             num_attention_heads=5,
             max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,  # pyright: ignore[reportArgumentType]
+            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
         )
     )
 
 
 def new_scheduler() -> DDIMScheduler:
-    """v-prediction down to zero signal, so that plain dark and bright backgrounds come out as asked (Lin et al. 2024)."""
+    """v-prediction down to zero signal, so that plain backgrounds come out as asked (Lin et al. 2024)."""
     return DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -114,7 +114,8 @@ def save_base(parts: Parts, folder: Path) -> None:
 
 def _half(part: Part) -> Part:
     """A float16 copy for saving, with the layout that files have."""
-    return copy.deepcopy(part).to(dtype=torch.float16, memory_format=torch.contiguous_format)
+    copied = copy.deepcopy(part).to(dtype=torch.float16)
+    return copied.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
 
 
 def load_base(folder: Path = BASE) -> Parts:

@@ -3,9 +3,12 @@
 import copy
 import math
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
@@ -31,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):  # noqa: D102  (the interface of torch)
+    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is None:
@@ -72,11 +75,11 @@ def set_learning_rate(found: list[torch.optim.Optimizer], factor: float) -> None
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
 
 
-class MovingAverage:
+class MovingAverage(Generic[Model]):
     """Exponential moving average of a module's parameters and buffers, with a warm-up of the decay."""
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: Model, decay: float):
+        self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
 

@@ -37,7 +37,7 @@ def train_tokenizer(captions: list[str], labels: list[str], folder: Path) -> CLI
     units = [*alphabet, *(f"{char}</w>" for char in alphabet)]
     units += ["".join(pair) for pair in merges]
     vocabulary = {unit: index for index, unit in enumerate(dict.fromkeys([*units, START, END]))}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)  # pyright: ignore[reportArgumentType]
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

@@ -23,7 +23,7 @@ from pretrain.data import PACK, Pack, allowed_colours, load_pack
 from pretrain.optim import MovingAverage, learning_rate_factor, optimizers, set_learning_rate
 from pretrain.runtime import Budget, append_log, mixed_precision, pick_device, save_checkpoint
 from pretrain.tokenizer import train_tokenizer
-from pretrain.train_vae import composite
+from pretrain.train_vae import composite, encode
 
 CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
 
@@ -79,7 +79,7 @@ def cache_latents(pack: Pack, vae: AutoencoderKL) -> Tensor:
     for rgb in backgrounds().values():
         colour = torch.tensor(rgb, dtype=torch.float)
         parts = [composite(part, colour.expand(len(part), 3)) for part in drawings.split(128)]
-        found.append(torch.cat([vae.encode(part.to(vae.device)).latent_dist.mean.cpu() for part in parts]))
+        found.append(torch.cat([encode(vae, part.to(vae.device)).mean.cpu() for part in parts]))
     return torch.stack(found, dim=1) * vae.config["scaling_factor"]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from pretrain.captions import backgrounds
@@ -31,9 +32,9 @@ def new_vae() -> AutoencoderKL:
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(16, 32, 64, 128),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=16,
         norm_num_groups=4,
@@ -41,10 +42,20 @@ def new_vae() -> AutoencoderKL:
         mid_block_add_attention=False,
     )
     assert vae.quant_conv is not None
+    assert vae.quant_conv.bias is not None
     with torch.no_grad():  # the second half of the moments is the log variance: constant
         vae.quant_conv.weight[16:] = 0
         vae.quant_conv.bias[16:] = 2 * math.log(POSTERIOR_STD)
     return vae
+
+
+def encode(vae: AutoencoderKL, pictures: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior of (B, 3, 64, 64) pictures: a mean and a deviation of (B, 16, 8, 8)."""
+    return vae.encode(pictures).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    return vae.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
 @torch.no_grad()
@@ -54,10 +65,13 @@ def standardized(vae: AutoencoderKL, pictures: Tensor) -> AutoencoderKL:
     A pipeline has one `scaling_factor` for all channels; after the folding it is exactly 1.
     """
     copied = copy.deepcopy(vae)
-    mean = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    mean = torch.cat([encode(vae, part).mean for part in pictures.split(64)])
     shift, scale = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
     before, after = copied.quant_conv, copied.post_quant_conv
-    assert before is not None and after is not None and before.bias is not None and after.bias is not None
+    assert before is not None
+    assert before.bias is not None
+    assert after is not None
+    assert after.bias is not None
     before.weight[:16] /= scale[:, None, None, None]
     before.bias[:16] = (before.bias[:16] - shift) / scale
     before.bias[16:] -= 2 * scale.log()
@@ -97,7 +111,7 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of reconstructions of (B, 3, H, W) in -1..1."""
-    output = vae.decode(vae.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
+    output = decode(vae, encode(vae, pictures).mean).clamp(-1, 1)
     return float(-10 * ((output - pictures) / 2).square().mean((1, 2, 3)).log10().mean())
 
 
@@ -157,8 +171,8 @@ def main() -> None:
         set_learning_rate(found, learning_rate_factor(budget.progress))
         pictures = random_batch(drawings, table, arguments.batch_size)
         with mixed_precision(device):
-            posterior = vae.encode(pictures).latent_dist
-            output = vae.decode(posterior.sample()).sample
+            posterior = encode(vae, pictures)
+            output = decode(vae, posterior.sample())
         loss = reconstruction_loss(output, pictures) + KL_WEIGHT * posterior.mean.float().square().mean()
         loss.backward()
         for optimizer in found:
