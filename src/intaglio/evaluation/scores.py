@@ -1,0 +1,38 @@
+"""Scores of features. Which encoder made the features belongs beside every number."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mean_pairwise_cosine(a_ND: Tensor, b_MD: Tensor) -> float:
+    """Mean cosine over all N x M pairs, in [-1, 1]. A zero vector has cosine 0 with everything.
+
+    With features of generated pictures and of held-out pictures of the subject this is subject fidelity: the score
+    DINO or CLIP-I of DreamBooth (Ruiz et al. 2023, section 4.2) when the features are of those networks.
+    """
+    if not len(a_ND) or not len(b_MD) or a_ND.shape[1:] != b_MD.shape[1:]:
+        shapes = f"{tuple(a_ND.shape)} and {tuple(b_MD.shape)}"
+        raise ValueError(f"need (N, D) and (M, D) with N, M >= 1, not {shapes}")
+    # The mean of all products of unit vectors is the product of their means: no N x M matrix.
+    mean_a_D, mean_b_D = (F.normalize(x.double(), dim=-1).mean(dim=0) for x in (a_ND, b_MD))
+    return float(mean_a_D @ mean_b_D)
+
+
+def mean_matched_cosine(a_ND: Tensor, b_ND: Tensor) -> float:
+    """Mean cosine of row `i` of one with row `i` of the other: CLIP-T when they are CLIP pictures and their prompts."""
+    if not len(a_ND) or a_ND.shape != b_ND.shape:
+        raise ValueError(f"need two (N, D) with N >= 1, not {tuple(a_ND.shape)} and {tuple(b_ND.shape)}")
+    return float(torch.cosine_similarity(a_ND.double(), b_ND.double(), dim=-1).mean())
+
+
+def closed_gap(before: float, after: float, real: float) -> float:
+    """Share of the way from `before` to the ceiling `real` that `after` has gone: 0 nothing, 1 all of it.
+
+    NaN when the ceiling is not above the start: there is no gap that could be closed.
+    """
+    return (after - before) / (real - before) if real > before else math.nan
