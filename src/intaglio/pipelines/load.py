@@ -83,7 +83,8 @@ def load_pipeline(
                 "start from the float model"
             )
         config = None
-    options |= dtype_argument(torch_dtype)
+    # Said even where it is the default: transformers would take the checkpoint's own, and diffusers float32.
+    options |= dtype_argument(torch_dtype or torch.float32)
     try:
         if info.is_single_file:
             return _load_single_file(info, config, single_file_config, options)

@@ -62,7 +62,7 @@ class IntaglioQuantizer(DiffusersQuantizer):
         self._names = set(layers_to_quantize(model, self.quantization_config.keep_float))
         for name in self._names if self.pre_quantized else ():
             layer: Any = model.get_submodule(name)
-            replace(model, name, _skeleton(layer, self._format, f"{name}.input_scale" in self._keys))
+            replace(model, name, skeleton(layer, self._format, f"{name}.input_scale" in self._keys))
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
         if self.pre_quantized:
@@ -77,8 +77,9 @@ class IntaglioQuantizer(DiffusersQuantizer):
         name, _, part = param_name.rpartition(".")
         return name in self._names and (part in _PARTS if self.pre_quantized else part == "weight")
 
-    def check_quantized_param_shape(self, param_name: str, current: torch.Size, loaded: Tensor) -> Any:
-        raise UserError(f"{param_name}: shape {tuple(loaded.shape)}, expected {tuple(current)} by config.json")
+    def check_quantized_param_shape(self, param_name: str, current: Tensor, loaded: Tensor) -> Any:
+        came, expected = tuple(loaded.shape), tuple(current.shape)
+        raise UserError(f"{param_name}: shape {came}, expected {expected} by config.json; was the copy complete?")
 
     def create_quantized_param(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -171,7 +172,7 @@ def check_no_adapter(keys: Iterable[str]) -> None:
         )
 
 
-def _skeleton(layer: nn.Linear | nn.Conv2d, format: Format, has_input_scale: bool) -> nn.Module:
+def skeleton(layer: nn.Linear | nn.Conv2d, format: Format, has_input_scale: bool) -> nn.Module:
     """The quantized twin of `layer`, without memory: the shapes and dtypes of its tensors."""
     shape = tuple(layer.weight.shape)
     rows, reduction = shape[0], layer.weight[0].numel()
