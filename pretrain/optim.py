@@ -12,14 +12,24 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix of a (M, N) update (Jordan et al. 2024)."""
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix of a (M, N) update (Jordan et al. 2024).
+
+    All factors of the iteration are polynomials of the Gram matrix x x^T, so they are multiplied as (M, M) matrices
+    and meet x once, at the end: for a 3 x 3 convolution (N = 9 M) 2.5 times less work than the usual form.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    gram = x @ x.T
+    identity = torch.eye(len(gram), device=x.device, dtype=x.dtype)
+    product = identity
+    for step in range(steps):
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product if step else factor
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 
