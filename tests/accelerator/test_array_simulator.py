@@ -41,7 +41,9 @@ def test_products_and_cycles_equal_the_definitions(mode, array, shape, seed):
 
 @pytest.mark.parametrize(("dataflow", "overlap"), MODES)
 def test_back_to_back_products_of_other_shapes(dataflow, overlap):
-    products = [random_product(s, *shape) for s, shape in enumerate([(5, 3, 9), (1, 7, 2), (8, 8, 8), (2, 1, 11), (6, 5, 1)])]
+    products = [
+        random_product(s, *shape) for s, shape in enumerate([(5, 3, 9), (1, 7, 2), (8, 8, 8), (2, 1, 11), (6, 5, 1)])
+    ]
     results, cycles = run_array(products, rows=4, cols=3, dataflow=dataflow, overlap=overlap)
     for result, (left, right) in zip(results, products, strict=True):
         assert np.array_equal(result, exact(left, right))

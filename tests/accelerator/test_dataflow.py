@@ -12,7 +12,8 @@ SCALESIM = Path(__file__).parents[1] / "data" / "scalesim_v3_gemm_cycles.csv"
 
 
 def test_one_value_by_hand():
-    # 64 x 4 x 1280 on 32 x 32, weight-stationary: K = 1280 lies on 40 row folds, N = 4 on one column fold, M = 64 streams.
+    # 64 x 4 x 1280 on 32 x 32, weight-stationary: K = 1280 lies on 40 row folds, N = 4 on one column fold, M = 64
+    # streams.
     # A fold: 32 loads + 64 streamed + (32 - 1) + (32 - 1) skew = 158; 40 * 158 - 1 = 6319, the first row of the file.
     cycles = compute_cycles(64, 4, 1280, rows=32, cols=32, dataflow="weight_stationary", overlap="none")
     assert int(cycles) == 6319

@@ -1,4 +1,5 @@
-"""The steps built from shapes: the published MAC table of the SD 1.x U-Net, and first-order gains of a flexible dataflow."""
+"""The steps built from shapes: the published MAC table of the SD 1.x U-Net, and first-order gains of a flexible
+dataflow."""
 
 from collections import Counter, defaultdict
 
@@ -78,7 +79,9 @@ def test_adapted_layers():
 
 def test_a_real_step_omits_the_gradients_that_nobody_needs():
     events = model_step("sd15", 16).events
-    inputs_of = {p: {e.layer for e in events if e.pass_name == p and ".to_" in e.layer} for p in ("output", "grad_input")}
+    inputs_of = {
+        p: {e.layer for e in events if e.pass_name == p and ".to_" in e.layer} for p in ("output", "grad_input")
+    }
     frozen = {layer for layer in inputs_of["output"] if "lora" not in layer}
     without = frozen - inputs_of["grad_input"]
     assert len([layer for layer in without if "attn2.to_k" in layer or "attn2.to_v" in layer]) == 32
@@ -133,5 +136,5 @@ def test_unquantized_steps_quantize_nothing_and_other_methods_train_other_things
 
 
 def test_unknown_model():
-    with pytest.raises(UserError, match="unknown model 'sd51'.*did you mean 'sd15'.*known: dit, sd15, sdxl"):
+    with pytest.raises(UserError, match=r"unknown model 'sd51'.*did you mean 'sd15'.*known: dit, sd15, sdxl"):
         model_step("sd51")

@@ -25,7 +25,8 @@ class Area:
 
 
 def pe_area_um2(array: Array) -> Interval:
-    """One PE at 45 nm: multiplier, adder, registers, the mode's multiplexers, over the share of a row that cells fill."""
+    """One PE at 45 nm: multiplier, adder, registers, the mode's multiplexers, over the share of a row that cells
+    fill."""
     bits, sums = array.operand_bits, array.accumulator_bits
     if array.number == "integer":
         arithmetic = area_constant("int_multiply_per_bit2") * bits**2 + area_constant("int_add_per_bit") * sums
@@ -35,9 +36,7 @@ def pe_area_um2(array: Array) -> Interval:
         arithmetic = area_constant(multiply) + (wide if sums > 16 else narrow)
     registers = area_constant("register_per_bit") * _register_bits(array)
     both_modes = area_constant("two_modes_factor") if len(set(array.modes)) == 2 else np.ones(3)
-    return (
-        (arithmetic + registers) * area_constant("synthesis_factor") * both_modes / area_constant("cell_utilization")
-    )
+    return (arithmetic + registers) * area_constant("synthesis_factor") * both_modes / area_constant("cell_utilization")
 
 
 def _register_bits(array: Array) -> int:

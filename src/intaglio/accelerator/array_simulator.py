@@ -48,7 +48,8 @@ class Fold:
 def run_array(
     products: Sequence[tuple[Int8, Int8]], *, rows: int, cols: int, dataflow: Dataflow, overlap: Overlap
 ) -> tuple[list[Int32], int]:
-    """Run `left_MK @ right_KN` for each pair, back to back; returns the INT32 results and the cycles until the last output left."""
+    """Run `left_MK @ right_KN` for each pair, back to back; returns the INT32 results and the cycles until the last
+    output left."""
     if overlap == "none":
         raise UserError(
             "the array has no overlap 'none': that count is SCALE-Sim's, which does not charge the drain of outputs. "
@@ -75,7 +76,9 @@ def fold_starts(temporals: Sequence[int], rows: int, cols: int, dataflow: Datafl
         elif overlap == "double_buffered":
             wait = before + rows + cols - 2
         elif dataflow == "weight_stationary":
-            wait = max(before, rows)  # the next weights need `rows` cycles in the chain, which frees as this fold starts
+            wait = max(
+                before, rows
+            )  # the next weights need `rows` cycles in the chain, which frees as this fold starts
         else:
             wait = max(before, before + rows - temporal)  # the drain chain must be free when the next sums are ready
         starts.append(starts[-1] + wait)
@@ -90,7 +93,10 @@ def _folds(job: int, left_MK: Int8, right_KN: Int8, rows: int, cols: int, datafl
     for row in range(0, K if dataflow == "weight_stationary" else M, rows):
         for col in range(0, N, cols):
             if dataflow == "weight_stationary":
-                piece = _pad(left[:, row : row + rows], M, rows), _pad(right[row : row + rows, col : col + cols], rows, cols)
+                piece = (
+                    _pad(left[:, row : row + rows], M, rows),
+                    _pad(right[row : row + rows, col : col + cols], rows, cols),
+                )
                 found.append(Fold(*piece, job=job, row=0, col=col))
             else:
                 piece = _pad(left[row : row + rows], rows, K), _pad(right[:, col : col + cols], K, cols)
@@ -147,7 +153,8 @@ def _run_weight_stationary(
 
 
 def _collect_ws(fold: Fold, first: int, bottom: Int32, results: list[Int32], cycle: int) -> int:
-    """Add what leaves the bottom row to the accumulator; returns the count of cycles so far if anything left, else 0."""
+    """Add what leaves the bottom row to the accumulator; returns the count of cycles so far if anything left, else
+    0."""
     result = results[fold.job]
     left_something = False
     for j in range(len(bottom)):

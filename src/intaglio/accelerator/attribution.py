@@ -1,7 +1,9 @@
 """How much of a design's gain is precision, dataflow, overlap, packing, partition, attention on chip.
 
-Features interact, so "switch them on one after another" depends on the order. Here every subset is simulated, and a feature's
-factor is its Shapley value in the logarithm: the mean, over all orders, of what it adds. The factors multiply to the whole gain.
+Features interact, so "switch them on one after another" depends on the order. Here every subset is simulated, and a
+feature's
+factor is its Shapley value in the logarithm: the mean, over all orders, of what it adds. The factors multiply to the
+whole gain.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ WITHOUT: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Attribution:
-    """Factors of latency and of energy, baseline over design, above 1 is a gain; products of the parts are the whole."""
+    """Factors of latency and of energy, baseline over design, above 1 is a gain; products of the parts are the
+    whole."""
 
     baseline_ms: float
     design_ms: float
@@ -56,7 +59,8 @@ def features_of(hardware: Hardware) -> list[str]:
 
 
 def attribute(workload: Workload, hardware: Hardware) -> Attribution:
-    """Simulate every subset of the design's features over a weight-stationary array (FP16 where precision is a feature)."""
+    """Simulate every subset of the design's features over a weight-stationary array (FP16 where precision is a
+    feature)."""
     features = features_of(hardware)
     prepared = {fused: prepare(workload, fused) for fused in {False, hardware.schedule.fused_attention}}
     latency: dict[frozenset[str], float] = {}

@@ -1,6 +1,8 @@
-"""The designs that a design is compared with, derived from it: same clock, buffers, DRAM and node, one thing changed each.
+"""The designs that a design is compared with, derived from it: same clock, buffers, DRAM and node, one thing changed
+each.
 
-For `cdm-qta-64x64` they are the shipped files `fixed-ws`, `fixed-os`, `fp16-fixed` and `fp16-equal-area` (a test holds it).
+For `cdm-qta-64x64` they are the shipped files `fixed-ws`, `fixed-os`, `fp16-fixed` and `fp16-equal-area` (a test
+holds it).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def baselines_of(hardware: Hardware) -> dict[str, Hardware]:
     }
     fp16 = _float16(_plain(hardware, "fp16-fixed", rows, cols, lanes, 16))
     target = float(area_of(hardware).total_mm2[1])
-    sides = [n for n in range(4, max(rows, cols) + 1, 4)]
+    sides = range(4, max(rows, cols) + 1, 4)
     candidates = [_float16(_plain(hardware, "fp16-equal-area", n, n, n, 16)) for n in sides]
     equal = min(candidates, key=lambda h: abs(float(area_of(h).total_mm2[1]) - target))
     return {"fixed-ws": fixed["ws"], "fixed-os": fixed["os"], "fp16-fixed": fp16, "fp16-equal-area": equal}

@@ -1,4 +1,5 @@
-"""Named physical constants, read from `constants/*.csv`, each row with its source; scaled to a node, as low, typical, high.
+"""Named physical constants, read from `constants/*.csv`, each row with its source; scaled to a node, as low,
+typical, high.
 
 An interval is an array of three: [low, typical, high]. Low and high are the ends of what sources say, not a confidence.
 """

@@ -1,6 +1,8 @@
-"""The cost of every product on one design: each mapping that the hardware allows is costed, the scheduler keeps the best.
+"""The cost of every product on one design: each mapping that the hardware allows is costed, the scheduler keeps the
+best.
 
-A mapping is a dataflow, which operand is stationary (`swapped`), how many pieces the streamed dimension is cut into, and
+A mapping is a dataflow, which operand is stationary (`swapped`), how many pieces the streamed dimension is cut into,
+and
 how the array is used: whole, or as sub-arrays, each product shared by `shares` of them along the streamed dimension.
 
     latency = max(array, DRAM, each buffer's port, requantization) + DRAM latency
@@ -9,8 +11,8 @@ how the array is used: whole, or as sub-arrays, each product shared by `shares` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -66,10 +68,17 @@ class Costs:
 
 def limits_of(hardware: Hardware) -> Limits:
     """Usable buffer bytes and array size as tiling needs them."""
-    buffers, array = hardware.buffers, hardware.array
-    usable = 2 if buffers.double_buffered else 1
-    sizes = (b.size_bytes / usable for b in (buffers.input, buffers.weight, buffers.output))
-    return Limits(*sizes, array.rows, array.cols, array.accumulator_bits, array.result_bits)
+    b, array = hardware.buffers, hardware.array
+    usable = 2 if b.double_buffered else 1
+    return Limits(
+        b.input.size_bytes / usable,
+        b.weight.size_bytes / usable,
+        b.output.size_bytes / usable,
+        array.rows,
+        array.cols,
+        array.accumulator_bits,
+        array.result_bits,
+    )
 
 
 class Tiler:
@@ -77,6 +86,7 @@ class Tiler:
 
     def __init__(self, products: Products):
         self.products = products
+        self.find: Callable[[Limits, int, str, Dataflow, bool, bool], tuple[Products, Tilings]]
         self.find = lru_cache(maxsize=256)(self._find)
 
     def _find(
@@ -94,8 +104,7 @@ class Tiler:
 
 
 def _with_bits(p: Products, left_bits: Int, right_bits: Int) -> Products:
-    values = {"left_bits": left_bits, "right_bits": right_bits}
-    return Products(**{f.name: values.get(f.name, getattr(p, f.name)) for f in fields(p)})
+    return replace(p, left_bits=left_bits, right_bits=right_bits)
 
 
 def cost_products(
@@ -137,7 +146,14 @@ def _mappings(hardware: Hardware, dataflows: tuple[Dataflow, ...]) -> Iterator[t
 
 
 def _cost_mapping(
-    tiler: Tiler, hardware: Hardware, prices: Prices, limits: Limits, dataflow: Dataflow, swapped: bool, side: int, shares: int
+    tiler: Tiler,
+    hardware: Hardware,
+    prices: Prices,
+    limits: Limits,
+    dataflow: Dataflow,
+    swapped: bool,
+    side: int,
+    shares: int,
 ) -> dict[str, NDArray]:
     """One mapping for all products: the best count of pieces of each."""
     array, schedule = hardware.array, hardware.schedule

@@ -14,7 +14,8 @@ expressions below equal its count exactly; `docs/accelerator.md` derives and dra
     none             SCALE-Sim v3: WS folds * (2 rows + cols + T - 2) - 1, OS folds * (rows + cols + T - 2) - 1
     serial           folds * (2 rows + cols + T - 2): every load (WS) and every drain (OS) is paid
     double_buffered  folds * (rows + cols + T - 2) + rows: a second register a PE hides load and drain, not the skew
-    shadow           (folds - 1) * max(T, rows) + 2 rows + cols + T - 2: the switch travels with the data, so the skew hides too
+    shadow           (folds - 1) * max(T, rows) + 2 rows + cols + T - 2: the switch travels with the data, so the
+    skew hides too
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def compute_cycles(
     return cycles_of_folds(folds, temporal, rows, cols, dataflow, overlap)
 
 
-def mapped_fraction(M: ArrayLike, N: ArrayLike, K: ArrayLike, rows: int, cols: int, dataflow: Dataflow) -> NDArray[np.float64]:
+def mapped_fraction(
+    M: ArrayLike, N: ArrayLike, K: ArrayLike, rows: int, cols: int, dataflow: Dataflow
+) -> NDArray[np.float64]:
     """Spatial utilization: PEs that hold work in a fold, over all PEs, mean over the folds."""
     on_rows, on_cols, _ = spatial_and_temporal(M, N, K, dataflow)
     return (on_rows * on_cols) / (ceil_div(on_rows, rows) * rows * ceil_div(on_cols, cols) * cols)

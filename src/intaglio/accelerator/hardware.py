@@ -75,7 +75,8 @@ class Buffers(StrictModel):
 
 
 class VectorUnit(StrictModel):
-    """`cycles_per_element` of each kind of work on one lane. `fused` kinds run beside the array, without DRAM traffic."""
+    """`cycles_per_element` of each kind of work on one lane. `fused` kinds run beside the array, without DRAM
+    traffic."""
 
     lanes: PositiveInt
     fused: tuple[str, ...] = ("quantize", "silu", "gelu", "geglu")
@@ -112,7 +113,8 @@ class Schedule(StrictModel):
     """What the scheduler may use beyond one product after another on the whole array.
 
     temporal_tiling: cut the streamed dimension so that partial sums stay on chip.
-    packing: products with the same left operand become one (`X [W0 A]`, `G [W0^T B^T]`, q/k/v, all text keys and values).
+    packing: products with the same left operand become one (`X [W0 A]`, `G [W0^T B^T]`, q/k/v, all text keys and
+    values).
     split: sub-arrays share one product by its streamed dimension (split-K in OS, split-M in WS); needs a partition.
     operand_swap: compute the transposed product, so that the left operand may be the stationary one.
     fused_attention: keep scores and probabilities on chip; the backward pass computes them again.
@@ -148,7 +150,9 @@ class Hardware(StrictModel):
         known = {"array", "buffers", "vector", "dram", "technology", "schedule"}
         for path in assumed:
             if path.split(".")[0] not in known:
-                raise ValueError(f"{path!r} names no part of the hardware{did_you_mean(path, known)}; known: {sorted(known)}")
+                raise ValueError(
+                    f"{path!r} names no part of the hardware{did_you_mean(path, known)}; known: {sorted(known)}"
+                )
         return assumed
 
     @cached_property
@@ -179,7 +183,8 @@ def shipped_hardware() -> dict[str, Path]:
 
 
 def load_hardware(name_or_path: str | Path) -> Hardware:
-    """Read a hardware file, or a shipped one by its name (`cdm-qta-64x64`, or as in a checkout `hardware/cdm-qta-64x64.toml`)."""
+    """Read a hardware file, or a shipped one by its name (`cdm-qta-64x64`, or as in a checkout
+    `hardware/cdm-qta-64x64.toml`)."""
     path, shipped = Path(name_or_path), shipped_hardware()
     if path.is_file():
         return load_toml(path, Hardware)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from intaglio.accelerator.simulate import StepCost
+from intaglio.accelerator.hardware import Hardware
 
 PASS_COLOURS = {
     "output": "#3565a8",
@@ -22,7 +24,7 @@ PASS_COLOURS = {
     "optimizer": "#c2504f",
 }
 INK, SOFT, GRID = "#22303c", "#6b7885", "#e3e7eb"
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica Neue", "Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 10.5,
@@ -40,12 +42,23 @@ STYLE = {
     "svg.hashsalt": "intaglio",
 }
 Interval = Sequence[float]
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in our style without changing matplotlib's settings for anyone else."""
+
+    @wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inside
 
 
 def picture(width: float, height: float) -> tuple[Figure, Axes]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def svg(figure: Figure, alt: str) -> str:
@@ -58,36 +71,50 @@ def svg(figure: Figure, alt: str) -> str:
     return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{alt}">', text, count=1)
 
 
-def roofline(step: StepCost) -> Figure:
-    """Every product of the step under the roof of its array and its DRAM; area of a point: its share of the time."""
+@styled
+def roofline(points: Sequence[Mapping[str, Any]], hardware: Hardware) -> Figure:
+    """Products under the roof of array and DRAM; area of a point: its share of the time."""
     figure, axes = picture(9.4, 5.0)
-    costs, hardware = step.costs, step.hardware
-    macs = step.prepared.products.macs[: step.prepared.rows] / step.count
-    bytes_ = np.maximum(costs.dram_bytes * step.share, 1)
-    seconds = costs.latency_cycles * step.share / (hardware.array.clock_mhz * 1e6)
-    intensity, tops = 2 * macs / bytes_, 2 * macs / seconds / 1e12
-    time = costs.latency_cycles * step.weight / step.product_cycles
-    passes = np.array([label.pass_name for label in step.labels])
+    intensity = np.array([p["operations_per_byte"] for p in points])
+    tops = np.array([p["tops"] for p in points])
+    time = np.array([p["time_share"] for p in points])
+    passes = np.array([p["pass"] for p in points])
+    low, high = min(intensity.min() / 2, 1.0), max(intensity.max() * 2, 1e3)
+    bandwidth = hardware.dram.bandwidth_gbytes_per_s * 1e9
+    x = np.geomspace(low, high, 400)
+    axes.plot(x, np.minimum(hardware.peak_tops, x * bandwidth / 1e12), color=INK, lw=1.4, zorder=1)
+    ridge = hardware.peak_tops * 1e12 / bandwidth
+    axes.plot([ridge, ridge], [tops.min() / 2, hardware.peak_tops], color=SOFT, lw=0.8, ls=":", zorder=1)
     for name, colour in PASS_COLOURS.items():
         at = passes == name
         if at.any():
-            size = 6 + 1800 * time[at]
-            axes.scatter(intensity[at], tops[at], s=size, color=colour, alpha=0.42, linewidth=0.3, edgecolor="white", label=name)
-    low, high = min(intensity.min() / 2, 1.0), max(intensity.max() * 2, 1e3)
-    x = np.geomspace(low, high, 200)
-    bandwidth = hardware.dram.bandwidth_gbytes_per_s * 1e9
-    roof = np.minimum(hardware.peak_tops, x * bandwidth / 1e12)
-    axes.plot(x, roof, color=INK, lw=1.6)
-    ridge = hardware.peak_tops * 1e12 / bandwidth
-    axes.plot([ridge, ridge], [tops.min() / 2, hardware.peak_tops], color=SOFT, lw=0.8, ls=":")
-    axes.annotate(f"{hardware.peak_tops:.2f} TOPS, {hardware.array.rows} x {hardware.array.cols} PEs", (high, hardware.peak_tops), (-6, 5), textcoords="offset points", ha="right", color=INK)
-    axes.annotate(f"{hardware.dram.bandwidth_gbytes_per_s:g} GB/s, ridge at {ridge:.0f} op/B", (ridge, tops.min()), (6, 2), textcoords="offset points", color=SOFT)
+            size = 10 + 6000 * time[at]
+            axes.scatter(
+                intensity[at],
+                tops[at],
+                s=size,
+                color=colour,
+                alpha=0.55,
+                linewidth=0.6,
+                edgecolor="white",
+                label=name,
+                zorder=2,
+            )
+    array = hardware.array
+    axes.annotate(
+        f"{hardware.peak_tops:.2f} TOPS, {array.rows} x {array.cols} PEs", (high, hardware.peak_tops), (-6, 16),
+        textcoords="offset points", ha="right",
+    )  # fmt: skip
+    axes.annotate(
+        f"{hardware.dram.bandwidth_gbytes_per_s:g} GB/s, ridge at {ridge:.0f} op/B", (ridge, tops.min()), (6, 2),
+        textcoords="offset points", color=SOFT,
+    )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="operations a DRAM byte", ylabel="achieved TOPS", xlim=(low, high))
-    axes.set_ylim(tops.min() / 2, hardware.peak_tops * 2)
+    axes.set_ylim(tops.min() / 2, hardware.peak_tops * 2.6)
     axes.grid(True, which="major", lw=0.6)
     legend = axes.legend(loc="upper left", title="pass", alignment="left")
     for handle in legend.legend_handles:
-        handle.set_sizes([42])  # type: ignore[union-attr]
+        handle.set_sizes([46])  # type: ignore[union-attr]
         handle.set_alpha(0.9)  # type: ignore[union-attr]
     return figure
 
@@ -101,6 +128,7 @@ TIME_PARTS = {
 }
 
 
+@styled
 def time_bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
     """Stacked bars, one a group of operations; milliseconds."""
     figure, axes = picture(9.4, 0.62 * len(parts) + 1.3)
@@ -113,13 +141,23 @@ def time_bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
             left += values
     total = left.sum()
     for y, value in enumerate(left):
-        axes.annotate(f"{value:,.1f} ms  {value / total:.0%}", (value, y), (5, 0), textcoords="offset points", va="center", color=SOFT)
+        axes.annotate(
+            f"{value:,.1f} ms  {value / total:.0%}",
+            (value, y),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=SOFT,
+        )
     axes.set(xlabel="milliseconds of one step", xlim=(0, left.max() * 1.2))
     axes.grid(axis="x", lw=0.6)
-    axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), handlelength=1, columnspacing=1.2, borderaxespad=0.2)
+    figure.legend(
+        *axes.get_legend_handles_labels(), ncols=5, loc="outside upper right", handlelength=1, columnspacing=1.2
+    )
     return figure
 
 
+@styled
 def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
     """Utilization by part of the network and kind of product; empty cells where there is none."""
     figure, axes = picture(9.4, 0.34 * len(rows) + 1.1)
@@ -128,7 +166,9 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) ->
     axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axes.text(x, y, f"{value:.0%}", ha="center", va="center", fontsize=9, color="white" if value > 0.55 else INK)
+            axes.text(
+                x, y, f"{value:.0%}", ha="center", va="center", fontsize=9, color="white" if value > 0.55 else INK
+            )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
@@ -144,6 +184,7 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) ->
 ENERGY_COLOURS = ["#3565a8", "#5d8fc9", "#2f8f6b", "#d97a2b", "#8b98a5", "#c9b458"]
 
 
+@styled
 def energy_waterfall(parts_mj: Mapping[str, Interval]) -> Figure:
     """Each part on top of the ones before, with the range of its sources; the total at the right."""
     figure, axes = picture(9.4, 3.9)
@@ -169,6 +210,7 @@ def _bar(axes: Axes, x: int, base: float, interval: np.ndarray, colour: str) -> 
     axes.annotate(f"{typical:,.4g}", (x, base + high), (0, 4), textcoords="offset points", ha="center", fontsize=9.5)
 
 
+@styled
 def factors(speed: Mapping[str, float], energy: Mapping[str, float]) -> Figure:
     """Factors that multiply to the whole gain: latency and energy, log scale."""
     figure, axes = picture(9.4, 0.62 * len(speed) + 1.2)
@@ -178,15 +220,21 @@ def factors(speed: Mapping[str, float], energy: Mapping[str, float]) -> Figure:
         x = np.array([values[n] for n in names])
         axes.barh(y, x - 1, left=1, height=0.34, color=colour, label=label)
         for at, value in zip(y, x, strict=True):
-            axes.annotate(f"{value:.2f}x", (max(value, 1), at), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
+            axes.annotate(
+                f"{value:.2f}x", (max(value, 1), at), (4, 0), textcoords="offset points", va="center", fontsize=9.5
+            )
     axes.set_yticks(range(len(names)), names)
     axes.axvline(1, color=INK, lw=1)
-    axes.set(xlabel="factor of the gain over the plain baseline", xlim=(min(0.9, *speed.values(), *energy.values()), max(*speed.values(), *energy.values(), 1.2) * 1.1))
+    axes.set(
+        xlabel="factor of the gain over the plain baseline",
+        xlim=(min(0.9, *speed.values(), *energy.values()), max(*speed.values(), *energy.values(), 1.2) * 1.1),
+    )
     axes.grid(axis="x", lw=0.6)
     axes.legend(loc="lower right")
     return figure
 
 
+@styled
 def ratio_bars(ratios: Mapping[str, Interval], target: float | None, label: str, unit: str = "x") -> Figure:
     """Ratios with their ranges, one a baseline, and the paper's figure as a line."""
     figure, axes = picture(4.9, 0.5 * len(ratios) + 1.35)
@@ -202,42 +250,99 @@ def ratio_bars(ratios: Mapping[str, Interval], target: float | None, label: str,
         axes.annotate(f"{value[1]:.2f}{unit}", (value[2], y), (5, 0), textcoords="offset points", va="center")
     if target is not None:
         axes.axvline(target, color="#c2504f", lw=1.5, ls="--")
-        axes.annotate(f"paper {target:.2f}x", (target, len(names) - 0.5), (0, 3), textcoords="offset points", color="#c2504f", ha="center", va="bottom", fontsize=9.5, annotation_clip=False)
+        axes.annotate(
+            f"paper {target:.2f}x",
+            (target, len(names) - 0.5),
+            (0, 3),
+            textcoords="offset points",
+            color="#c2504f",
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            annotation_clip=False,
+        )
     axes.set(xlabel=label, xlim=(0, max(values[:, 2].max(), target or 0) * 1.22))
     axes.grid(axis="x", lw=0.6)
     return figure
 
 
-def chips(points: Sequence[Mapping[str, Any]], ours: Mapping[str, tuple[Interval, Interval]]) -> Figure:
+@styled
+def chips(points: Sequence[Mapping[str, Any]], ours: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Energy efficiency over area efficiency, log-log, normalised to 28 nm; ours with its ranges."""
     figure, axes = picture(9.4, 4.4)
     for point in points:
-        axes.scatter(point["gops_per_mm2"], point["tops_per_w"], color="#8b98a5", s=46, marker="o" if point["kind"] == "chip" else "D")
-        axes.annotate(f"{point['design']} ({point['precision']})", (point["gops_per_mm2"], point["tops_per_w"]), (7, -3), textcoords="offset points", color=SOFT, fontsize=9.5)
+        axes.scatter(
+            point["gops_per_mm2"],
+            point["tops_per_w"],
+            color="#8b98a5",
+            s=46,
+            marker="o" if point["kind"] == "chip" else "D",
+        )
+        axes.annotate(
+            f"{point['design']} ({point['precision']})",
+            (point["gops_per_mm2"], point["tops_per_w"]),
+            (7, -3),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=9.5,
+        )
     for (name, (area, energy)), colour in zip(ours.items(), ("#c2504f", "#3565a8", "#d97a2b", "#2f8f6b"), strict=False):
         spread = [[[a[1] - a[0]], [a[2] - a[1]]] for a in (area, energy)]
-        axes.errorbar(area[1], energy[1], xerr=spread[0], yerr=spread[1], color=colour, fmt="s", ms=7, lw=1.2, capsize=3)
+        axes.errorbar(
+            area[1], energy[1], xerr=spread[0], yerr=spread[1], color=colour, fmt="s", ms=7, lw=1.2, capsize=3
+        )
         axes.annotate(name, (area[1], energy[1]), (8, 6), textcoords="offset points", color=colour, weight="bold")
     axes.set(xscale="log", yscale="log", xlabel="GOPS a mm2, scaled to 28 nm", ylabel="TOPS a watt, scaled to 28 nm")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.grid(True, which="major", lw=0.6)
     axes.margins(x=0.18, y=0.14)
     return figure
 
 
-def pareto(designs: Mapping[str, np.ndarray], front: np.ndarray, reference: Mapping[str, float] | None, best: int | None) -> Figure:
+@styled
+def pareto(
+    designs: Mapping[str, np.ndarray], front: np.ndarray, reference: Mapping[str, float] | None, best: int | None
+) -> Figure:
     """Latency over energy, colour by area; the front ringed, the reference design as a star."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.4, 5.0), layout="constrained")
-        axes = figure.add_subplot()
-        x, y, area = designs["latency_ms"], designs["energy_mj"], designs["area_mm2"]
-        drawn = axes.scatter(x, y, c=area, s=9, cmap="viridis_r", alpha=0.55, linewidth=0, norm=mpl.colors.LogNorm(), rasterized=True)
-        axes.scatter(x[front], y[front], facecolor="none", edgecolor="#c2504f", s=34, linewidth=1.1, label="Pareto front (latency, energy, area)")
-        if reference:
-            axes.scatter(reference["latency_ms"], reference["energy_mj"], marker="*", s=210, color=INK, label=f"{reference['name']}, {reference['area_mm2']:.2f} mm2", zorder=5)
-        if best is not None:
-            axes.scatter(x[best], y[best], marker="P", s=130, color="#c2504f", edgecolor="white", label=f"better in all three, {area[best]:.2f} mm2", zorder=5)
-        axes.set(xscale="log", yscale="log", xlabel="milliseconds a step", ylabel="millijoules a step")
-        axes.grid(True, which="both", lw=0.5)
-        axes.legend(loc="upper left")
-        figure.colorbar(drawn, ax=axes, label="area, mm2", pad=0.01)
+    figure, axes = picture(9.4, 5.0)
+    x, y, area = designs["latency_ms"], designs["energy_mj"], designs["area_mm2"]
+    drawn = axes.scatter(
+        x, y, c=area, s=9, cmap="viridis_r", alpha=0.55, linewidth=0, norm=colors.LogNorm(), rasterized=True
+    )
+    axes.scatter(
+        x[front],
+        y[front],
+        facecolor="none",
+        edgecolor="#c2504f",
+        s=34,
+        linewidth=1.1,
+        label="Pareto front (latency, energy, area)",
+    )
+    if reference:
+        axes.scatter(
+            reference["latency_ms"],
+            reference["energy_mj"],
+            marker="*",
+            s=210,
+            color=INK,
+            label=f"{reference['name']}, {reference['area_mm2']:.2f} mm2",
+            zorder=5,
+        )
+    if best is not None:
+        axes.scatter(
+            x[best],
+            y[best],
+            marker="P",
+            s=130,
+            color="#c2504f",
+            edgecolor="white",
+            label=f"better in all three, {area[best]:.2f} mm2",
+            zorder=5,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="milliseconds a step", ylabel="millijoules a step")
+    axes.grid(True, which="both", lw=0.5)
+    axes.legend(loc="upper left")
+    figure.colorbar(drawn, ax=axes, label="area, mm2", pad=0.01)
     return figure

@@ -1,4 +1,5 @@
-"""Rewrites of a step that a scheduler may choose: attention that stays on chip, and products packed by a shared operand."""
+"""Rewrites of a step that a scheduler may choose: attention that stays on chip, and products packed by a shared
+operand."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ class VectorCosts:
 class StepCost:
     """Costs of a step. Rows of `costs` are one occurrence of each operation; `count` occurrences make the step.
 
-    share: of a packed product, the part that belongs to the row; 1 for what runs alone. packed: rows in the pack, 1 alone.
+    share: of a packed product, the part that belongs to the row; 1 for what runs alone. packed: rows in the pack, 1
+    alone.
     """
 
     hardware: Hardware
@@ -125,9 +126,7 @@ def simulate(workload: Workload, hardware: Hardware, dataflow: DataflowChoice = 
 def simulate_prepared(prepared: Prepared, hardware: Hardware, dataflow: DataflowChoice = "best") -> StepCost:
     """As `simulate`, with what does not depend on the design done before (many designs on one step)."""
     prices = prices_of(hardware)
-    distinct = cost_products(
-        prepared.tiler, hardware, prices, _allowed(hardware, dataflow), prepared.distinct_names
-    )
+    distinct = cost_products(prepared.tiler, hardware, prices, _allowed(hardware, dataflow), prepared.distinct_names)
     rows = prepared.rows
     where = prepared.inverse[:rows].copy()
     share, packed = np.ones(rows), np.ones(rows, dtype=np.int64)
@@ -148,7 +147,9 @@ def _allowed(hardware: Hardware, dataflow: DataflowChoice) -> tuple[Dataflow, ..
     return (dataflow,)
 
 
-def _choose_packs(prepared: Prepared, hardware: Hardware, distinct: Costs, where: Int, share: Float, packed: Int) -> None:
+def _choose_packs(
+    prepared: Prepared, hardware: Hardware, distinct: Costs, where: Int, share: Float, packed: Int
+) -> None:
     """Pack a group where that is better than its rows one after another; `where`, `share`, `packed` change in place."""
     rows, groups = prepared.rows, prepared.groups
     member = prepared.group_of >= 0
@@ -174,7 +175,9 @@ def _objective(hardware: Hardware, costs: Costs) -> Float:
 
 def _vector_costs(workload: Workload, hardware: Hardware, prices: Prices) -> VectorCosts:
     """Vector work: fused kinds without DRAM traffic beside the array, others one after another."""
-    keep = [i for i, v in enumerate(workload.vector_labels) if hardware.array.number == "integer" or v.kind != "quantize"]
+    keep = [
+        i for i, v in enumerate(workload.vector_labels) if hardware.array.number == "integer" or v.kind != "quantize"
+    ]
     labels = tuple(workload.vector_labels[i] for i in keep)
     elements = workload.vector_elements[keep]
     known = {row["kind"]: float(row["reads"]) + float(row["writes"]) for row in table("vector")}
@@ -195,7 +198,7 @@ def _vector_costs(workload: Workload, hardware: Hardware, prices: Prices) -> Vec
     fused = of_kind[:, 2].astype(np.int64)
     traffic = elements * of_kind[:, 1]
     dram = traffic * (1 - fused)
-    latency = np.maximum(cycles, np.ceil(dram / hardware.dram_bytes_per_cycle)) * (1 - fused)
+    latency = (np.maximum(cycles, np.ceil(dram / hardware.dram_bytes_per_cycle)) * (1 - fused)).astype(np.float64)
     energy = np.zeros((len(labels), len(PARTS), 3))
     energy[:, PARTS.index("vector")] = work[:, None] * prices.vector_pj
     energy[:, PARTS.index("sram")] = traffic[:, None] * prices.sram_read_pj_per_byte[2]
@@ -207,7 +210,9 @@ def rows_of(step: StepCost) -> dict[str, Int | Float]:
     """Columns of the table per operation: a row's own share of its costs, one occurrence."""
     costs, products = step.costs, step.prepared.products
     scaled = {"compute_cycles", "dram_cycles", "latency_cycles"}
-    columns: dict[str, Int | Float] = {name: getattr(products, name)[: step.prepared.rows] for name in ("M", "N", "K", "batch")}
+    columns: dict[str, Int | Float] = {
+        name: getattr(products, name)[: step.prepared.rows] for name in ("M", "N", "K", "batch")
+    }
     for field in fields(costs):
         value = getattr(costs, field.name)
         columns[field.name] = value * step.share if field.name in scaled else value

@@ -25,16 +25,26 @@ class Sram:
     leakage_mw: float
 
 
-@cache
 def sram_of(buffer: Buffer, technology: Technology) -> Sram:
-    """Enough banks of a 32-byte port each for the bandwidth; single-port memory is charged as 1R1W (the table's kind)."""
-    banks = max(1, math.ceil(buffer.bandwidth_bytes_per_cycle / ACCESS_BYTES))
-    bank_kib = buffer.size_bytes / 1024 / banks
-    read, write, area, leakage = (
-        _at(technology.node_nm, technology.sram_device, bank_kib, name)
-        for name in ("read_pj", "write_pj", "area_mm2", "leakage_mw")
+    """Enough banks of a 32-byte port each for the bandwidth; single-port memory is charged as 1R1W (the table's
+    kind)."""
+    return _sram(
+        buffer.size_bytes,
+        buffer.bandwidth_bytes_per_cycle,
+        technology.node_nm,
+        technology.supply_v,
+        technology.sram_device,
     )
-    voltage = energy_scale(technology.node_nm, technology.supply_v) / energy_scale(technology.node_nm, 0.9)
+
+
+@cache
+def _sram(size_bytes: int, bandwidth_bytes_per_cycle: float, node_nm: float, supply_v: float, device: str) -> Sram:
+    banks = max(1, math.ceil(bandwidth_bytes_per_cycle / ACCESS_BYTES))
+    bank_kib = size_bytes / 1024 / banks
+    read, write, area, leakage = (
+        _at(node_nm, device, bank_kib, name) for name in ("read_pj", "write_pj", "area_mm2", "leakage_mw")
+    )
+    voltage = energy_scale(node_nm, supply_v) / energy_scale(node_nm, 0.9)
     return Sram(banks, read / ACCESS_BYTES * voltage, write / ACCESS_BYTES * voltage, area * banks, leakage * banks)
 
 
@@ -44,7 +54,11 @@ def _at(node_nm: float, device: str, size_kib: float, name: str) -> float:
     logs = [math.log(_at_node(node, device, size_kib, name)) for node in nodes]
     if node_nm >= nodes[0]:
         return math.exp(float(np.interp(math.log(node_nm), np.log(nodes), logs)))
-    ratio = area_scale(node_nm) / area_scale(nodes[0]) if name == "area_mm2" else energy_scale(node_nm, 0.9) / energy_scale(nodes[0], 0.9)
+    ratio = (
+        area_scale(node_nm) / area_scale(nodes[0])
+        if name == "area_mm2"
+        else energy_scale(node_nm, 0.9) / energy_scale(nodes[0], 0.9)
+    )
     return math.exp(logs[0]) * ratio
 
 

@@ -1,4 +1,5 @@
-"""Writes down the operations of one fine-tuning step from a model's shapes alone: events as the recorder would see them.
+"""Writes down the operations of one fine-tuning step from a model's shapes alone: events as the recorder would see
+them.
 
 No model and no torch: for published shapes, for check values, for exploration. A recorded trace of the same step says
 the same (`tests/trace` compares the two where torch is at hand).
@@ -7,7 +8,7 @@ the same (`tests/trace` compares the two where torch is at hand).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from intaglio.trace.schema import Convolution, Event, Header, Operand, Trace, gemm_event
 
@@ -79,7 +80,13 @@ class StepBuilder:
         trained = self.method != "lora"
         y = Tensor(f"{layer}:y", rows, out_channels, x.grad or trained)
         geometry = Convolution(
-            x.features, out_channels, (kernel,) * 2, (in_hw,) * 2, (out_hw,) * 2, (stride,) * 2, (kernel // 2,) * 2
+            in_channels=x.features,
+            out_channels=out_channels,
+            kernel=(kernel, kernel),
+            in_spatial=(in_hw, in_hw),
+            out_spatial=(out_hw, out_hw),
+            stride=(stride, stride),
+            padding=(kernel // 2, kernel // 2),
         )
         K, N = taps * x.features, out_channels
         extra = {"operation": "conv2d", "convolution": geometry}
@@ -167,7 +174,7 @@ class StepBuilder:
             (self.forward if pass_name == "output" else self.backward).append(event)
 
     def _gemm(
-        self, pass_name: str, layer: str, left: Operand, right: Operand, M: int, N: int, K: int, **rest: object
+        self, pass_name: str, layer: str, left: Operand, right: Operand, M: int, N: int, K: int, **rest: Any
     ) -> None:
         event = gemm_event(pass_name, layer, left, right, M=M, N=N, K=K, **rest)
         (self.forward if pass_name == "output" else self.backward).append(event)

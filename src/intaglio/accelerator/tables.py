@@ -21,7 +21,8 @@ Row = dict[str, Any]
 def operation_rows(step: StepCost) -> Iterator[Row]:
     """One row an operation, in the step's order: costs of one occurrence, with its whole batch; vector work at the end.
 
-    A packed product's costs are divided by columns, so that they add up. `energy_pj` contains the leakage of the row's time.
+    A packed product's costs are divided by columns, so that they add up. `energy_pj` contains the leakage of the
+    row's time.
     """
     costs, products, labels = step.costs, step.prepared.products, step.labels
     pes, clock = step.hardware.array.pes, step.hardware.array.clock_mhz
@@ -117,7 +118,16 @@ def loop_order(index: int) -> str:
 def grouped_rows(rows: list[Row], key: str, pes: int) -> list[Row]:
     """Sums of the operation rows by a column."""
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    names = ("macs", "compute_cycles", "stall_cycles", "latency_cycles", "energy_low_pj", "energy_pj", "energy_high_pj", "dram_bytes")
+    names = (
+        "macs",
+        "compute_cycles",
+        "stall_cycles",
+        "latency_cycles",
+        "energy_low_pj",
+        "energy_pj",
+        "energy_high_pj",
+        "dram_bytes",
+    )
     for row in rows:
         group = sums[row[key]]
         beside = row.get("bound_by") == "beside the array"
@@ -155,7 +165,9 @@ def summary_of(step: StepCost) -> Row:
         "peak_tops": round(step.hardware.peak_tops, 6),
         "dram_bytes": _number(step.dram_bytes),
         "energy_mj": [round(float(v), 6) for v in step.energy_mj],
-        "energy_parts_mj": {n: [round(float(v) / 1e9, 6) for v in step.energy_parts_pj[i]] for i, n in enumerate(PARTS)},
+        "energy_parts_mj": {
+            n: [round(float(v) / 1e9, 6) for v in step.energy_parts_pj[i]] for i, n in enumerate(PARTS)
+        },
         "power_w": [round(float(v) / step.latency_ms, 6) for v in step.energy_mj],
         "tops_per_w": [round(float(v), 6) for v in step.tops_per_w],
         "area_mm2": [round(float(v), 6) for v in area.total_mm2],

@@ -1,13 +1,17 @@
-"""Tiles under the buffers' limits, loop order, and the DRAM traffic that follows; vectorised over operations and candidates.
+"""Tiles under the buffers' limits, loop order, and the DRAM traffic that follows; vectorised over operations and
+candidates.
 
 A tile is (tile_m, tile_n, tile_k); a buffer holds one tile of each operand, half of the buffer when double-buffered.
 With trips (Tm, Tn, Tk) and an order of the three loops, an operand is fetched again once for every trip of a loop that
-does not index it and lies outside the innermost of its own loops that trips at all. Results that come back as partial sums
+does not index it and lies outside the innermost of its own loops that trips at all. Results that come back as
+partial sums
 travel at accumulator width, twice.
 
 The streamed dimension (M in WS, K in OS) may be cut into `pieces`: partial sums then stay on chip, but every piece pays
-load, skew and drain again. `cost` weighs that against the traffic; this module gives the least traffic for each count of pieces.
-With one piece the streamed operand need not fit: it passes through its buffer and is fetched for each fold that needs it.
+load, skew and drain again. `cost` weighs that against the traffic; this module gives the least traffic for each
+count of pieces.
+With one piece the streamed operand need not fit: it passes through its buffer and is fetched for each fold that
+needs it.
 """
 
 from __future__ import annotations
@@ -94,13 +98,14 @@ def _non_dominated(best: dict[str, NDArray], pieces: Int, fits: NDArray[np.bool_
 def window_elements(p: Products, tile_m: Int, tile_k: Int) -> Float:
     """Elements of the left operand that a tile touches: tile_m x tile_k, or the pixels under a convolution's window."""
     shape = (-1,) + (1,) * (np.ndim(tile_m) - 1)
-    taps, stride, reach, out_w, in_w, in_pixels, on_K = (
-        getattr(p, n).reshape(shape) for n in ("taps", "stride", "reach", "out_w", "in_w", "in_pixels", "pixels_on_K")
+    taps, stride, reach, out_w, in_w, in_pixels, on_reduction = (
+        getattr(p, n).reshape(shape)
+        for n in ("taps", "stride", "reach", "out_w", "in_w", "in_pixels", "pixels_on_reduction")
     )
     plain = tile_m * tile_k
     if not (p.taps > 1).any():
         return plain.astype(np.float64)
-    pixels_out, depth = np.where(on_K, tile_k, tile_m), np.where(on_K, tile_m, tile_k)
+    pixels_out, depth = np.where(on_reduction, tile_k, tile_m), np.where(on_reduction, tile_m, tile_k)
     whole_rows = ((ceil_div(pixels_out, out_w) - 1) * stride + reach) * in_w
     part_of_row = ((pixels_out - 1) * stride + reach) * reach
     pixels = np.minimum(np.where(pixels_out >= out_w, whole_rows, part_of_row), in_pixels)
@@ -114,7 +119,10 @@ def require_feasible(p: Products, names: list[str], limits: Limits, dataflows: t
         return
     i = int(np.argmin(fits))
     M, N, K = int(p.M[i]), int(p.N[i]), int(p.K[i])
-    lines = [f"{names[i]}: the product M={M} N={N} K={K} does not fit on this accelerator, nor do {int((~fits).sum()) - 1} others"]
+    lines = [
+        f"{names[i]}: the product M={M} N={N} K={K} does not fit on this accelerator, nor do "
+        f"{int((~fits).sum()) - 1} others"
+    ]
     for dataflow in dataflows:
         for buffer, demand, bound in _demands(p, limits, dataflow):
             need, have = float(demand[i]), float(bound)
@@ -191,7 +199,13 @@ def _best_order(
         right = once["right"] * _refetch(order, trips, "kn")
         result = once["result"] + spill * (_refetch(order, trips, "mn") - 1)
         total = np.where(fits, left + right + result, np.inf)
-        now = {"bytes": total, "left": left, "right": right, "result": result, "order": np.full(total.shape, float(index))}
+        now = {
+            "bytes": total,
+            "left": left,
+            "right": right,
+            "result": result,
+            "order": np.full(total.shape, float(index)),
+        }
         if not found:
             found = now
             continue
@@ -237,7 +251,9 @@ def _streamed(p: Products, limits: Limits, dataflow: Dataflow) -> dict[str, NDAr
     if dataflow == "weight_stationary":
         row_folds, tile_m, tile_k = ceil_div(p.K, rows), p.M, np.minimum(p.K, rows)
         strip = window_elements(p, p.M, tile_k) * p.left_bits / 8
-        left = np.array([_again(left_whole > limits.input_bytes, col_folds), _again(strip > limits.input_bytes, col_folds)])
+        left = np.array(
+            [_again(left_whole > limits.input_bytes, col_folds), _again(strip > limits.input_bytes, col_folds)]
+        )
         right = np.ones_like(left)
         spilled = [p.M * np.minimum(p.N, cols) * sums > limits.output_bytes, outputs * sums > limits.output_bytes]
         spills = np.array([_again(s, row_folds) for s in spilled]) - 1
@@ -245,8 +261,12 @@ def _streamed(p: Products, limits: Limits, dataflow: Dataflow) -> dict[str, NDAr
         row_folds, tile_m, tile_k = ceil_div(p.M, rows), np.minimum(p.M, rows), p.K
         strip = window_elements(p, tile_m, p.K) * p.left_bits / 8
         column = p.K * np.minimum(p.N, cols) * p.right_bits / 8
-        left = np.array([_again(strip > limits.input_bytes, col_folds), _again(left_whole > limits.input_bytes, col_folds)])
-        right = np.array([_again(right_whole > limits.weight_bytes, row_folds), _again(column > limits.weight_bytes, row_folds)])
+        left = np.array(
+            [_again(strip > limits.input_bytes, col_folds), _again(left_whole > limits.input_bytes, col_folds)]
+        )
+        right = np.array(
+            [_again(right_whole > limits.weight_bytes, row_folds), _again(column > limits.weight_bytes, row_folds)]
+        )
         spills = np.zeros_like(left)
     off_chip = p.result_on_chip == 0
     left = left * left_whole * (p.left_on_chip == 0)
@@ -257,7 +277,16 @@ def _streamed(p: Products, limits: Limits, dataflow: Dataflow) -> dict[str, NDAr
     left, right, result, total = (np.take_along_axis(v, pick, axis=0)[0] for v in (left, right, result, total))
     tile_n = np.minimum(p.N, cols)
     order = np.full(len(p), float(STREAMED))
-    return {"bytes": total, "left": left, "right": right, "result": result, "order": order, "m": tile_m, "n": tile_n, "k": tile_k}
+    return {
+        "bytes": total,
+        "left": left,
+        "right": right,
+        "result": result,
+        "order": order,
+        "m": tile_m,
+        "n": tile_n,
+        "k": tile_k,
+    }
 
 
 def _again(too_large: NDArray[np.bool_], folds: Int) -> Int:

@@ -1,4 +1,5 @@
-"""What the report shows of a step, as numbers: where the time goes, utilization by part, comparison with baselines and chips."""
+"""What the report shows of a step, as numbers: where the time goes, utilization by part, comparison with baselines
+and chips."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from intaglio.accelerator.schedule import Prepared
 from intaglio.accelerator.simulate import StepCost, simulate_prepared
 from intaglio.accelerator.workload import Label
 
-PAPER = {"speed-up": 1.81, "energy efficiency": 5.50, "energy efficiency over prior work": 1.64, "area efficiency over prior work": 1.83}
+PAPER = {
+    "speed-up": 1.81,
+    "energy efficiency": 5.50,
+    "energy efficiency over prior work": 1.64,
+    "area efficiency over prior work": 1.83,
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,29 @@ def time_parts(step: StepCost) -> dict[str, dict[str, float]]:
     return {name: dict(group) for name, group in sorted(groups.items(), key=lambda g: -sum(g[1].values()))}
 
 
+def roofline_points(step: StepCost) -> list[dict[str, object]]:
+    """One point a shape, pass and mapping: operations a DRAM byte, achieved TOPS, share of the products' time."""
+    costs, share = step.costs, step.share
+    operations = 2 * step.macs / step.count
+    intensity = operations / np.maximum(costs.dram_bytes * share, 1)
+    tops = operations / (costs.latency_cycles * share / (step.hardware.array.clock_mhz * 1e6)) / 1e12
+    time = costs.latency_cycles * step.weight / step.product_cycles
+    sums: dict[tuple[str, float, float], float] = defaultdict(float)
+    for i, label in enumerate(step.labels):
+        sums[label.pass_name, float(intensity[i]), float(tops[i])] += float(time[i])
+    return [{"pass": name, "operations_per_byte": x, "tops": y, "time_share": t} for (name, x, y), t in sums.items()]
+
+
 def utilization_map(step: StepCost) -> tuple[np.ndarray, list[str], list[str]]:
     """Overall utilization (parts, kinds and passes); NaN where there is no product."""
     parts = list(dict.fromkeys(part_of(label) for label in step.labels))
     if len(parts) > 14:
         parts = list(dict.fromkeys(part.split(".")[0] for part in parts))
-    columns = [(kind, p) for kind in ("convolution", "linear", "attention", "LoRA") for p in ("output", "grad_input", "grad_weight")]
+    columns = [
+        (kind, p)
+        for kind in ("convolution", "linear", "attention", "LoRA")
+        for p in ("output", "grad_input", "grad_weight")
+    ]
     macs, cycles = np.zeros((len(parts), len(columns))), np.zeros((len(parts), len(columns)))
     for i, label in enumerate(step.labels):
         part = part_of(label)
@@ -82,9 +105,14 @@ def utilization_map(step: StepCost) -> tuple[np.ndarray, list[str], list[str]]:
         cycles[y, x] += step.costs.latency_cycles[i] * step.weight[i]
     with np.errstate(invalid="ignore", divide="ignore"):
         values = macs / (step.hardware.array.pes * cycles)
-    used = np.isfinite(values).any(axis=0)
+    used = np.asarray(np.isfinite(values).any(axis=0))
+    names = {"convolution": "conv"}
     short = {"output": "Y", "grad_input": "dX", "grad_weight": "dW"}
-    return values[:, used], parts, [f"{k} {short[p]}" for (k, p), u in zip(columns, used, strict=True) if u]
+    return (
+        values[:, used],
+        parts,
+        [f"{names.get(k, k)} {short[p]}" for (k, p), u in zip(columns, used, strict=True) if u],
+    )
 
 
 def compare(step: StepCost, prepared: Prepared, baselines: dict[str, Hardware]) -> list[Comparison]:
@@ -119,7 +147,9 @@ def published_chips() -> list[dict[str, object]]:
         node = float(row["node_nm"])
         if not node or not row["tops_per_w"]:
             continue
-        scaled = dict(row, tops_per_w=float(row["tops_per_w"]) * energy_scale(node, 0.9) / energy_scale(28, 0.9))
+        scaled: dict[str, object] = dict(
+            row, tops_per_w=float(row["tops_per_w"]) * energy_scale(node, 0.9) / energy_scale(28, 0.9)
+        )
         gops = row["gops_per_mm2"]
         scaled["gops_per_mm2"] = float(gops) * area_scale(node) / area_scale(28) if gops else None
         found.append(scaled)

@@ -20,9 +20,11 @@ class Products:
 
     batch: equal products over other data, back to back; count: occurrences in the step.
     left_bits, right_bits: width in the trace. left_on_chip, result_on_chip: never travels to DRAM.
-    taps .. in_pixels: the window of a convolution, whose left operand is smaller than M x K (1, 1, ... for a plain product):
-    taps = kernel_h * kernel_w, reach = (kernel - 1) * dilation + 1, out_w and in_w row lengths, in_pixels the whole input.
-    pixels_on_K: the window's pixels lie on K (the gradient of a convolution's weight), not on M.
+    taps .. in_pixels: the window of a convolution, whose left operand is smaller than M x K (1, 1, ... for a plain
+    product):
+    taps = kernel_h * kernel_w, reach = (kernel - 1) * dilation + 1, out_w and in_w row lengths, in_pixels the whole
+    input.
+    pixels_on_reduction: the window's pixels lie on K (the gradient of a convolution's weight), not on M.
     """
 
     M: Int
@@ -40,7 +42,7 @@ class Products:
     out_w: Int
     in_w: Int
     in_pixels: Int
-    pixels_on_K: Int
+    pixels_on_reduction: Int
 
     def __len__(self) -> int:
         return len(self.M)
@@ -114,7 +116,7 @@ PLAIN_ROW = {
     "out_w": 1,
     "in_w": 1,
     "in_pixels": 0,
-    "pixels_on_K": 0,
+    "pixels_on_reduction": 0,
 }
 
 
@@ -139,7 +141,9 @@ def workload_of_trace(trace: Trace) -> Workload:
             vector_labels.append(label)
             elements.append(event.elements * event.count)
     if not rows:
-        raise UserError("the trace has no product (gemm, conv2d or attention_product); there is nothing for the array to run")
+        raise UserError(
+            "the trace has no product (gemm, conv2d or attention_product); there is nothing for the array to run"
+        )
     facts = dict(trace.header.step)
     return Workload(
         trace.header.model,
@@ -169,13 +173,19 @@ def load_csv_workload(path: Path | str) -> Workload:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [(name or "").strip() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            lines = [(reader.line_num, line) for line in reader if any((v or "").strip() for v in line.values() if v is None or isinstance(v, str))]
+            lines = [
+                (reader.line_num, line)
+                for line in reader
+                if any((v or "").strip() for v in line.values() if v is None or isinstance(v, str))
+            ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file: {error}; expected the columns M,N,K") from error
     missing = [name for name in ("M", "N", "K") if name not in columns]
     if missing:
         came = ",".join(columns)[:80] or "an empty file"
-        raise UserError(f"{path}:1: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {came!r}, expected M,N,K")
+        raise UserError(
+            f"{path}:1: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {came!r}, expected M,N,K"
+        )
     if not lines:
         raise UserError(f"{path}: only a header; expected at least one row of M,N,K")
     rows, names, problems = _csv_rows(lines)
@@ -189,7 +199,14 @@ def _csv_rows(lines: Iterable[tuple[int, dict[str, str]]]) -> tuple[list[dict[st
     rows, names, problems = [], [], []
     for number, line in lines:
         row = {}
-        for column, field in (("M", "M"), ("N", "N"), ("K", "K"), ("batch", "batch"), ("count", "count"), ("bits", "left_bits")):
+        for column, field in (
+            ("M", "M"),
+            ("N", "N"),
+            ("K", "K"),
+            ("batch", "batch"),
+            ("count", "count"),
+            ("bits", "left_bits"),
+        ):
             text = (line.get(column) or "").strip()
             if column not in line or (text == "" and column in ("batch", "count", "bits")):
                 continue
@@ -223,7 +240,8 @@ def _row_of(event: Event) -> dict[str, int]:
 
 
 def _window(geometry: Convolution, event: Event) -> dict[str, int]:
-    """The left operand's window. A strided grad_input is stride^2 smaller products, one a phase of the output pixels."""
+    """The left operand's window. A strided grad_input is stride^2 smaller products, one a phase of the output
+    pixels."""
     taps = geometry.kernel[0] * geometry.kernel[1]
     stride = geometry.stride[0]
     reach = (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
@@ -232,7 +250,12 @@ def _window(geometry: Convolution, event: Event) -> dict[str, int]:
     if event.pass_name == "grad_input":
         phases = stride * stride
         images = event.M // out_pixels
-        window = {"stride": 1, "reach": -(-reach // stride), "out_w": geometry.out_spatial[1], "in_w": geometry.out_spatial[1]}
+        window = {
+            "stride": 1,
+            "reach": -(-reach // stride),
+            "out_w": geometry.out_spatial[1],
+            "in_w": geometry.out_spatial[1],
+        }
         split = {"K": int(ceil_div(event.K, phases)), "batch": event.batch * phases}
         taps = max(1, round(taps / phases))
         return window | split | {"taps": taps, "in_pixels": images * out_pixels}
@@ -244,5 +267,5 @@ def _window(geometry: Convolution, event: Event) -> dict[str, int]:
         "out_w": geometry.out_spatial[1],
         "in_w": geometry.in_spatial[1],
         "in_pixels": pixels // out_pixels * in_pixels,
-        "pixels_on_K": int(event.pass_name == "grad_weight"),
+        "pixels_on_reduction": int(event.pass_name == "grad_weight"),
     }

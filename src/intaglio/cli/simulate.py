@@ -28,13 +28,21 @@ def underscores(name: str) -> str:
     epilog=f"Shipped hardware: {', '.join(shipped_hardware())}.",
 )
 @click.option("--trace", type=click.Path(path_type=Path), help="A step that `intaglio trace` recorded (JSON Lines).")
-@click.option("--workload", type=click.Path(path_type=Path), help="A CSV with the columns M,N,K (optional: name,batch,count,bits).")
-@click.option("--model", type=click.Choice(["sd15", "sdxl", "dit"]), help="A LoRA step of a published model, from its shapes.")
+@click.option(
+    "--workload",
+    type=click.Path(path_type=Path),
+    help="A CSV with the columns M,N,K (optional: name,batch,count,bits).",
+)
+@click.option(
+    "--model", type=click.Choice(["sd15", "sdxl", "dit"]), help="A LoRA step of a published model, from its shapes."
+)
 @click.option("--rank", type=click.IntRange(1), default=16, help="LoRA rank of --model.")
 @click.option("--hardware", required=True, help="A hardware TOML file, or the name of a shipped one.")
 @click.option("--dataflow", type=click.Choice(CHOICES), default="best", help="Chosen per product, or fixed.")
 @click.option("--overlap", type=click.Choice(OVERLAPS), help="Instead of the hardware file's.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for tables and report.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for tables and report."
+)
 @click.option("--report/--no_report", default=True, help="Write report.html.")
 def command(
     trace: Path | None,
@@ -93,13 +101,20 @@ def _say(step: StepCost, work: Workload, out: Path, report: bool) -> None:
     low, typical, high = s["energy_mj"]
     for name, value in (
         ("step", f"{work.name}, {len(step.labels):,} products, {work.macs / 1e9:,.2f} GMAC"),
-        ("hardware", f"{step.hardware.name}, {step.hardware.array.rows} x {step.hardware.array.cols}, overlap {step.hardware.array.overlap}"),
+        (
+            "hardware",
+            f"{step.hardware.name}, {step.hardware.array.rows} x {step.hardware.array.cols}, overlap "
+            f"{step.hardware.array.overlap}",
+        ),
         ("latency", f"{step.latency_cycles:,.0f} cycles, {step.latency_ms:,.4g} ms"),
         ("utilization", f"{step.overall_utilization:.1%} overall"),
         ("energy", f"{typical:,.4g} mJ ({low:,.4g} .. {high:,.4g})"),
         ("DRAM", f"{step.dram_bytes / 1e6:,.1f} MB"),
         ("area", f"{s['area_mm2'][1]:.3g} mm2 ({s['area_mm2'][0]:.3g} .. {s['area_mm2'][2]:.3g})"),
-        ("written", f"{out}/operations.csv, layers.csv, passes.csv, summary.json" + (", report.html" if report else "")),
+        (
+            "written",
+            f"{out}/operations.csv, layers.csv, passes.csv, summary.json" + (", report.html" if report else ""),
+        ),
     ):
         grid.add_row(f"[bold]{name}[/bold]", value)
     console = Console(highlight=False, soft_wrap=True)

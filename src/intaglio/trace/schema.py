@@ -7,8 +7,10 @@ Conventions
   different data (attention heads), the whole event `count` times (identical shapes, one line).
   `M * N * K * batch * count` is the number of useful multiply-accumulates.
 - Autograd may compute a product or its transpose, as the memory lies. `gemm_event` puts the operands in one order,
-  told by their roles alone (`ROLE_ORDER`): inputs before gradients before weights. So dA is `X^T GH` (K, r), never `GH^T X`.
-- A convolution is its GEMM, groups in `batch`. With o = batch x out_h x out_w and w = kernel_h x kernel_w x in_channels / groups:
+  told by their roles alone (`ROLE_ORDER`): inputs before gradients before weights. So dA is `X^T GH` (K, r), never
+  `GH^T X`.
+- A convolution is its GEMM, groups in `batch`. With o = batch x out_h x out_w and w = kernel_h x kernel_w x
+  in_channels / groups:
   output      (M, N, K) = (o, out_channels / groups, w)
   grad_input  (M, N, K) = (o, in_channels / groups, kernel_h x kernel_w x out_channels / groups)
   grad_weight (M, N, K) = (w, out_channels / groups, o)
@@ -52,7 +54,8 @@ ROLE_ORDER = {
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """One tensor of an event. `bits` is the width of an element as the method computes with it, not as torch stores it."""
+    """One tensor of an event. `bits` is the width of an element as the method computes with it, not as torch stores
+    it."""
 
     role: str
     shape: tuple[int, ...]
@@ -91,8 +94,10 @@ class Convolution:
 class Event:
     """One operation of the step. `pass_name` is the JSON key `pass`.
 
-    A product has M, N, K and two operands, left and right; vector work has `elements` and `kind` ("softmax", "adamw", ...).
-    `skipped` says of a forward event which of its gradients are not needed, and why: {"grad_weight": "weight is frozen"}.
+    A product has M, N, K and two operands, left and right; vector work has `elements` and `kind` ("softmax",
+    "adamw", ...).
+    `skipped` says of a forward event which of its gradients are not needed, and why: {"grad_weight": "weight is
+    frozen"}.
     """
 
     operation: str
@@ -160,7 +165,8 @@ def gemm_event(
 
 
 def write_trace(path: Path | str, header: Header, events: Iterable[Event]) -> int:
-    """Write a trace (gzip when the name ends in `.gz`); returns the number of events. Complete or absent, never half."""
+    """Write a trace (gzip when the name ends in `.gz`); returns the number of events. Complete or absent, never
+    half."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -208,7 +214,7 @@ def _event_to_json(event: Event) -> dict[str, Any]:
     record["pass"] = record.pop("pass_name")
     keep = {"operation", "pass", "layer"}
     empty = {"batch": 1, "count": 1}
-    return {k: v for k, v in record.items() if k in keep or v not in (None, "", 0, (), {}) and v != empty.get(k)}
+    return {k: v for k, v in record.items() if k in keep or (v not in (None, "", 0, (), {}) and v != empty.get(k))}
 
 
 def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -236,7 +242,8 @@ def _header_from_json(path: Path, record: dict[str, Any]) -> Header:
         )
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path}:1: trace schema version {version!r}, this intaglio reads version {SCHEMA_VERSION}; trace the step again"
+            f"{path}:1: trace schema version {version!r}, this intaglio reads version {SCHEMA_VERSION}; trace "
+            f"the step again"
         )
     return Header(str(record.get("model", "")), str(record.get("method", "")), dict(record.get("step") or {}), version)
 
@@ -249,10 +256,9 @@ def _event_from_json(path: Path, number: int, record: dict[str, Any]) -> Event:
         if values.get("result") is not None:
             values["result"] = _operand(values["result"])
         if values.get("convolution") is not None:
-            geometry = values["convolution"]
-            values["convolution"] = Convolution(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
-            )
+            geometry: dict[str, Any] = values["convolution"]
+            as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
+            values["convolution"] = Convolution(**as_tuples)
         event = Event(**values)
         problem = _problem_of(event)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
