@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from intaglio.accelerator.constants import Interval, area_constant, area_scale, scaling_uncertainty
 from intaglio.accelerator.hardware import Array, Hardware
 from intaglio.accelerator.sram import sram_of
@@ -25,7 +23,7 @@ class Area:
 
 
 def pe_area_um2(array: Array) -> Interval:
-    """One PE at 45 nm: multiplier, adder, registers, the mode's multiplexers, over the share of a row that cells
+    """One PE at 45 nm: multiplier, adder, registers, multiplexers of the modes, over the share of a row that cells
     fill."""
     bits, sums = array.operand_bits, array.accumulator_bits
     if array.number == "integer":
@@ -35,8 +33,10 @@ def pe_area_um2(array: Array) -> Interval:
         narrow, wide = area_constant("float16_add"), area_constant("float32_add")
         arithmetic = area_constant(multiply) + (wide if sums > 16 else narrow)
     registers = area_constant("register_per_bit") * _register_bits(array)
-    both_modes = area_constant("two_modes_factor") if len(set(array.modes)) == 2 else np.ones(3)
-    return (arithmetic + registers) * area_constant("synthesis_factor") * both_modes / area_constant("cell_utilization")
+    cells = (arithmetic + registers) * area_constant("synthesis_factor")
+    if len(set(array.modes)) == 1:  # the synthesised PE runs both
+        cells = cells - area_constant("mode_multiplexer_per_bit") * (bits + sums)
+    return cells / area_constant("cell_utilization")
 
 
 def _register_bits(array: Array) -> int:
