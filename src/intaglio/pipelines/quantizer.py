@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from intaglio.errors import Problems, UserError
 from intaglio.layers import frozen
-from intaglio.layers.model import find_layers, layers_to_quantize, replace, return_memory
+from intaglio.layers.model import find_layers, layers_to_quantize, one_thread, replace, return_memory
 from intaglio.pipelines.checkpoint import check_readable
 from intaglio.pipelines.quantization_config import IntaglioConfig, describe, forget
 from intaglio.quantizers.formats import Format, parse_format
@@ -101,7 +101,8 @@ class IntaglioQuantizer(DiffusersQuantizer):
             setattr(layer, part, original.to(target_device))
             return
         try:
-            quantized = quantize(original, self._format, self.quantization_config.range_search)
+            with one_thread():
+                quantized = quantize(original, self._format, self.quantization_config.range_search)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         replace(model, name, frozen.with_weight(layer, _to_device(quantized, target_device)))
