@@ -83,8 +83,8 @@ def mac_pj(array: Array, arithmetic_set: str) -> float:
 def ratio_interval(energy: NDArray[np.float64], other: NDArray[np.float64]) -> Interval:
     """[lowest, typical, highest] of `energy / other`; both (parts, 3), every corner with the same ends for both
     designs."""
-    corners = np.array(list(itertools.product((0, 2), repeat=len(PARTS))))
-    parts = np.arange(len(PARTS))
+    corners = np.array(list(itertools.product((0, 2), repeat=len(energy))))
+    parts = np.arange(len(energy))
     ratios = energy[parts, corners].sum(axis=1) / other[parts, corners].sum(axis=1)
     typical = energy[:, 1].sum() / other[:, 1].sum()
     return np.array([min(ratios.min(), typical), typical, max(ratios.max(), typical)])

@@ -9,8 +9,8 @@ from typing import Any
 CSS = """
 :root { --ink:#22303c; --soft:#66737f; --line:#e1e6ea; --paper:#ffffff; --card:#f6f8fa; --accent:#3565a8; }
 * { box-sizing:border-box } html { -webkit-text-size-adjust:100% }
-body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.55 Inter,"Helvetica
-Neue",Helvetica,Arial,sans-serif }
+body { margin:0; background:var(--paper); color:var(--ink);
+font:16px/1.55 Inter,"Helvetica Neue",Helvetica,Arial,sans-serif }
 main { max-width:1060px; margin:0 auto; padding:40px 28px 80px }
 header p.kicker { margin:0; color:var(--accent); font-size:13px; font-weight:600; letter-spacing:.09em;
 text-transform:uppercase }

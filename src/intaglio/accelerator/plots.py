@@ -42,6 +42,7 @@ STYLE: Any = {
     "svg.hashsalt": "intaglio",
 }
 Interval = Sequence[float]
+LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.6}
 P = ParamSpec("P")
 
 
@@ -235,7 +236,7 @@ def factors(speed: Mapping[str, float], energy: Mapping[str, float]) -> Figure:
 
 
 @styled
-def ratio_bars(ratios: Mapping[str, Interval], target: float | None, label: str, unit: str = "x") -> Figure:
+def ratio_bars(ratios: Mapping[str, Any], target: float | None, label: str, unit: str = "x") -> Figure:
     """Ratios with their ranges, one a baseline, and the paper's figure as a line."""
     figure, axes = picture(4.9, 0.5 * len(ratios) + 1.35)
     names = list(ratios)[::-1]
@@ -247,7 +248,9 @@ def ratio_bars(ratios: Mapping[str, Interval], target: float | None, label: str,
     if np.any(np.array(spread) > 1e-9):
         axes.errorbar(values[:, 1], range(len(names)), xerr=spread, fmt="none", color="#47535f", lw=1.1, capsize=3)
     for y, value in enumerate(values):
-        axes.annotate(f"{value[1]:.2f}{unit}", (value[2], y), (5, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{value[1]:.2f}{unit}", (value[2], y), (5, 0), textcoords="offset points", va="center", bbox=LABEL
+        )
     if target is not None:
         axes.axvline(target, color="#c2504f", lw=1.5, ls="--")
         axes.annotate(

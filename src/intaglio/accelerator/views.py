@@ -31,6 +31,7 @@ class Comparison:
     baseline: str
     speed_up: float
     energy_efficiency: Interval
+    on_chip_energy_efficiency: Interval  # without DRAM
     area_efficiency: Interval
 
 
@@ -125,7 +126,8 @@ def compare(step: StepCost, prepared: Prepared, baselines: dict[str, Hardware]) 
         energy = ratio_interval(other.energy_parts_pj, step.energy_parts_pj)
         areas = area_of(hardware).total_mm2 / area
         areas = np.array([areas.min(), areas[1], areas.max()])
-        found.append(Comparison(name, speed, energy, speed * areas))
+        on_chip = [np.delete(s.energy_parts_pj, PARTS.index("dram"), axis=0) for s in (other, step)]
+        found.append(Comparison(name, speed, energy, ratio_interval(*on_chip), speed * areas))
     return found
 
 
