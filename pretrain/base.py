@@ -42,6 +42,8 @@ def new_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(6, 8, 11),  # pyright: ignore[reportArgumentType]  the number of heads, by an old mistake of diffusers; 16 channels each
         cross_attention_dim=TEXT_WIDTH,
+        addition_embed_type="text",  # the pooled text joins the time embedding: reaches every block, learns sooner
+        addition_embed_type_num_heads=5,
         norm_num_groups=16,
     )
 

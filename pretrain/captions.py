@@ -10,10 +10,10 @@ ASSETS = Path(__file__).resolve().parents[1] / "src/intaglio/assets"
 # (weight, template). {style} and {colour} appear only where the picture is bound to them;
 # a template without {colour} is always trained on white, one without {style} on any style.
 TEMPLATES = (
-    (10, "a {style} emoji of {concept} on a {colour} background"),
+    (12, "a {style} emoji of {concept} on a {colour} background"),
     (4, "{concept} on a {colour} background, {style} style"),
-    (3, "{concept} on a {colour} background"),
-    (2, "a photo of {concept} on a {colour} background"),
+    (1, "{concept} on a {colour} background"),
+    (1, "a photo of {concept} on a {colour} background"),
     (2, "a {style} emoji of {concept}"),
     (1, "a photo of {concept}"),
     (1, "a picture of {category} on a {colour} background"),

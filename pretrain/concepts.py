@@ -19,7 +19,7 @@ SUBGROUPS = {
     "transport-air",
     "musical-instrument",
 }
-MIN_STYLES = 3
+MIN_STYLES = 4
 
 # The class noun of a concept, for captions that name no concept ("a picture of an animal").
 CATEGORIES = {

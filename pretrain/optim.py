@@ -2,10 +2,11 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,16 +47,32 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                momentum = self.state[param].setdefault("momentum", torch.zeros_like(param))
-                momentum.lerp_(param.grad, 1 - group["momentum"])
-                update = param.grad.lerp(momentum, group["momentum"])  # Nesterov
-                update = orthogonalize(update.flatten(1)).view(param.shape)
-                rows, columns = param.shape[0], param[0].numel()
+            params = [param for param in group["params"] if param.grad is not None]
+            for param, update in zip(params, self._updates(params, group["momentum"]), strict=True):
                 param.mul_(1 - group["lr"] * group["weight_decay"])
-                param.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(rows, columns)))
+                size = max(param.shape[0], param[0].numel())
+                param.add_(update.view(param.shape), alpha=-group["lr"] * 0.2 * math.sqrt(size))
+
+    def _updates(self, params: list[nn.Parameter], beta: float) -> Sequence[Tensor]:
+        """Orthogonalized updates, flat. Data-parallel processes do a share each and exchange the results."""
+        rank, count = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        by_size = sorted(range(len(params)), key=lambda index: params[index].numel())
+        mine = set(by_size[rank::count])
+        found = []
+        for index, param in enumerate(params):
+            assert param.grad is not None
+            momentum = self.state[param].setdefault("momentum", torch.zeros_like(param))
+            momentum.lerp_(param.grad, 1 - beta)
+            if index in mine:
+                update = param.grad.lerp(momentum, beta)  # Nesterov
+                found.append(orthogonalize(update.flatten(1)).flatten())
+            else:
+                found.append(param.new_zeros(param.numel()))
+        if count == 1:
+            return found
+        flat = torch.cat(found)
+        dist.all_reduce(flat)
+        return flat.split([len(update) for update in found])
 
 
 def optimizers(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch import nn
 
 
 def pick_device() -> torch.device:
@@ -64,7 +66,7 @@ class Budget:
 def save_checkpoint(path: Path, state: dict) -> None:
     """Written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     torch.save(state, partial)
     os.replace(partial, path)
 
@@ -78,3 +80,36 @@ def append_log(path: Path, row: dict[str, float]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerow(row)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one data-parallel training (`torchrun --nproc_per_node N -m pretrain.train_unet`).
+
+    On a shared CPU two processes of one thread each do half as much again as one process of two threads,
+    which waits at every small operation for whichever thread is held up.
+    """
+
+    rank: int
+    count: int
+
+    @classmethod
+    def start(cls) -> "Workers":
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return cls(int(os.environ.get("RANK", "0")), count)
+
+    @torch.no_grad()
+    def share(self, model: nn.Module, budget: Budget) -> tuple[float, bool]:
+        """Average the gradients over all processes; returns the progress and the end of training they agree on."""
+        if self.count == 1:
+            return budget.progress, budget.over
+        grads = [param.grad for param in model.parameters() if param.grad is not None]
+        flat = torch.cat([grad.flatten() for grad in grads] + [grads[0].new_tensor([budget.progress, budget.over])])
+        dist.all_reduce(flat)
+        flat /= self.count
+        parts = flat[:-2].split([grad.numel() for grad in grads])
+        for grad, part in zip(grads, parts, strict=True):
+            grad.copy_(part.view(grad.shape))
+        return float(flat[-2]), bool(flat[-1] > 0)
