@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,25 +86,31 @@ class Tiler:
 
     def __init__(self, products: Products):
         self.products = products
-        self.find: Callable[[Limits, int, str, Dataflow, bool, bool], tuple[Products, Tilings]]
+        self.find: Callable[[Limits, int, str, Dataflow, bool, bool, int], tuple[Products, Tilings, Int]]
         self.find = lru_cache(maxsize=256)(self._find)
+        self._tile: Callable[[Limits, int, str, Dataflow, bool, bool], tuple[Products, Tilings]]
+        self._tile = lru_cache(maxsize=64)(self._tile_once)
 
     def _find(
+        self, limits: Limits, bits: int, number: str, dataflow: Dataflow, swapped: bool, tiling: bool, sub_arrays: int
+    ) -> tuple[Products, Tilings, Int]:
+        """The candidates: product (operands as this array stores them), tiling, and shares of one product."""
+        p, tilings = self._tile(limits, bits, number, dataflow, swapped, tiling)
+        shares = 2 ** np.arange(sub_arrays.bit_length())
+        each = np.repeat(np.arange(len(tilings.product)), len(shares))
+        tilings = Tilings(**{f.name: getattr(tilings, f.name)[each] for f in fields(tilings)})
+        return p.take(tilings.product), tilings, np.tile(shares, len(each) // len(shares))
+
+    def _tile_once(
         self, limits: Limits, bits: int, number: str, dataflow: Dataflow, swapped: bool, tiling: bool
     ) -> tuple[Products, Tilings]:
-        """The candidates, and the product of each (operands as this array stores them)."""
         p = self.products
         if number == "float":  # runs the unquantized step
-            p = _with_bits(p, np.full_like(p.left_bits, bits), np.full_like(p.right_bits, bits))
+            p = replace(p, left_bits=np.full_like(p.left_bits, bits), right_bits=np.full_like(p.right_bits, bits))
         else:
-            p = _with_bits(p, np.minimum(p.left_bits, bits), np.minimum(p.right_bits, bits))
+            p = replace(p, left_bits=np.minimum(p.left_bits, bits), right_bits=np.minimum(p.right_bits, bits))
         p = p.transposed() if swapped else p
-        tilings = tile_products(p, limits, dataflow, tiling)
-        return p.take(tilings.product), tilings
-
-
-def _with_bits(p: Products, left_bits: Int, right_bits: Int) -> Products:
-    return replace(p, left_bits=left_bits, right_bits=right_bits)
+        return p, tile_products(p, limits, dataflow, tiling)
 
 
 def cost_products(
@@ -123,7 +129,9 @@ def cost_products(
             values[better] = found[name][better]
     assert best is not None
     if not np.isfinite(best["key"]).all():
-        p, _ = tiler.find(limits, hardware.array.operand_bits, hardware.array.number, dataflows[0], False, False)
+        p = tiler.products
+        bits = hardware.array.operand_bits
+        p = replace(p, left_bits=np.minimum(p.left_bits, bits), right_bits=np.minimum(p.right_bits, bits))
         labels = names or [f"row {i + 1}" for i in range(len(p))]
         require_feasible(p, labels, limits, dataflows)
     del best["key"]
@@ -134,15 +142,13 @@ def cost_products(
 
 
 def _mappings(hardware: Hardware, dataflows: tuple[Dataflow, ...]) -> Iterator[tuple[Dataflow, bool, int, int]]:
-    """(dataflow, swapped, sub-array side count, shares) that this hardware may choose from."""
+    """(dataflow, swapped, sub-arrays a side, most shares of a product) that this hardware may choose from."""
     side, schedule = hardware.array.partition_side, hardware.schedule
     for dataflow in dataflows:
         for swapped in (False, True) if schedule.operand_swap else (False,):
             yield dataflow, swapped, 1, 1
             if side > 1:
-                shares = [2**i for i in range((side * side).bit_length())] if schedule.split else [1]
-                for share in shares:
-                    yield dataflow, swapped, side, share
+                yield dataflow, swapped, side, side * side if schedule.split else 1
 
 
 def _cost_mapping(
@@ -153,11 +159,12 @@ def _cost_mapping(
     dataflow: Dataflow,
     swapped: bool,
     side: int,
-    shares: int,
+    most_shares: int,
 ) -> dict[str, NDArray]:
-    """One mapping for all products: the best count of pieces of each."""
+    """One mapping for all products: the best pieces and shares of each."""
     array, schedule = hardware.array, hardware.schedule
-    p, t = tiler.find(limits, array.operand_bits, array.number, dataflow, swapped, schedule.temporal_tiling)
+    width = (array.operand_bits, array.number)
+    p, t, shares = tiler.find(limits, *width, dataflow, swapped, schedule.temporal_tiling, most_shares)
     rows, cols = array.rows // side, array.cols // side
     on_rows, on_cols, streams = spatial_and_temporal(p.M, p.N, p.K, dataflow)
     cuts = t.pieces * shares
@@ -184,6 +191,7 @@ def _cost_mapping(
         "key": key,
         "swapped": (p.taps == 1) * int(swapped),
         "pieces": t.pieces,
+        "shares": shares,
         **{name: getattr(t, name) for name in ("tile_m", "tile_n", "tile_k", "order")},
         "folds": folds,
         "mapped_fraction": on_rows * on_cols / (row_folds * rows * col_folds * cols),
@@ -198,7 +206,7 @@ def _cost_mapping(
         "padded": padded,
         **{f"traffic{i}": values for i, values in enumerate(traffic)},
     }
-    chosen = {"dataflow": DATAFLOWS.index(dataflow), "sub_arrays": side * side, "shares": shares}
+    chosen = {"dataflow": DATAFLOWS.index(dataflow), "sub_arrays": side * side}
     return {name: values[pick] for name, values in found.items()} | {n: ones * v for n, v in chosen.items()}
 
 
@@ -270,5 +278,12 @@ def vector_cycles_per_element(hardware: Hardware, kind: str) -> float:
     """Of one lane: the hardware file's figure, else the table's."""
     if kind in hardware.vector.cycles_per_element:
         return hardware.vector.cycles_per_element[kind]
-    known = {row["kind"]: float(row["cycles_per_element"]) for row in table("vector")}
-    return known.get(kind, known["default"])
+    return vector_kind(kind)[0]
+
+
+@cache
+def vector_kind(kind: str) -> tuple[float, float]:
+    """(cycles, elements read and written) an element, from `constants/vector.csv`."""
+    rows = {row["kind"]: row for row in table("vector")}
+    row = rows.get(kind, rows["default"])
+    return float(row["cycles_per_element"]), float(row["reads"]) + float(row["writes"])

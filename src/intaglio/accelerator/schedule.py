@@ -48,6 +48,13 @@ class Prepared:
             names[self.inverse[row]] = self.labels[row].layer
         return names
 
+    @cached_property
+    def vector(self) -> tuple[tuple[str, ...], Int]:
+        """The kinds of vector work in this step, and the kind of each row."""
+        kinds = tuple(sorted({label.kind for label in self.workload.vector_labels}))
+        index = [kinds.index(label.kind) for label in self.workload.vector_labels]
+        return kinds, np.array(index, dtype=np.int64)
+
     @property
     def rows(self) -> int:
         """Rows of the step itself, packed groups not counted."""

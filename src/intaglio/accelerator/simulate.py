@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from intaglio.accelerator.constants import Interval, table
-from intaglio.accelerator.cost import Costs, Float, cost_products, vector_cycles_per_element
+from intaglio.accelerator.constants import Interval
+from intaglio.accelerator.cost import Costs, Float, cost_products, vector_cycles_per_element, vector_kind
 from intaglio.accelerator.dataflow import Dataflow, Int
 from intaglio.accelerator.energy import PARTS, Prices, prices_of
 from intaglio.accelerator.hardware import Hardware
@@ -132,7 +132,7 @@ def simulate_prepared(prepared: Prepared, hardware: Hardware, dataflow: Dataflow
     share, packed = np.ones(rows), np.ones(rows, dtype=np.int64)
     if hardware.schedule.packing and prepared.groups:
         _choose_packs(prepared, hardware, distinct, where, share, packed)
-    vector = _vector_costs(prepared.workload, hardware, prices)
+    vector = _vector_costs(prepared, hardware, prices)
     return StepCost(hardware, prepared, distinct.take(where), share, packed, vector, prices)
 
 
@@ -173,21 +173,18 @@ def _objective(hardware: Hardware, costs: Costs) -> Float:
     return costs.latency_cycles * (energy if hardware.schedule.objective == "energy_delay" else 1.0)
 
 
-def _vector_costs(workload: Workload, hardware: Hardware, prices: Prices) -> VectorCosts:
+def _vector_costs(prepared: Prepared, hardware: Hardware, prices: Prices) -> VectorCosts:
     """Vector work: fused kinds without DRAM traffic beside the array, others one after another."""
-    keep = [
-        i for i, v in enumerate(workload.vector_labels) if hardware.array.number == "integer" or v.kind != "quantize"
-    ]
-    labels = tuple(workload.vector_labels[i] for i in keep)
-    elements = workload.vector_elements[keep]
-    known = {row["kind"]: float(row["reads"]) + float(row["writes"]) for row in table("vector")}
-    kinds = sorted({label.kind for label in labels})
-    index = np.array([kinds.index(label.kind) for label in labels], dtype=np.int64)
+    labels, elements = prepared.workload.vector_labels, prepared.workload.vector_elements
+    kinds, index = prepared.vector
+    if hardware.array.number == "float" and "quantize" in kinds:  # runs the unquantized step
+        keep = np.flatnonzero(index != kinds.index("quantize"))
+        labels, elements, index = tuple(labels[i] for i in keep), elements[keep], index[keep]
     fused_kinds = set(hardware.vector.fused) | ({"softmax"} if hardware.schedule.fused_attention else set())
     per_kind = [
         (
             vector_cycles_per_element(hardware, kind),
-            known.get(kind, known["default"]) * (4 if kind == "adamw" else hardware.array.result_bits / 8),
+            vector_kind(kind)[1] * (4 if kind == "adamw" else hardware.array.result_bits / 8),
             kind in fused_kinds,
         )
         for kind in kinds

@@ -16,7 +16,6 @@ needs it.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,10 @@ from intaglio.accelerator.workload import Products
 from intaglio.errors import UserError
 
 Float = NDArray[np.float64]
-ORDERS = tuple(itertools.permutations("mnk"))  # outer to inner
+# Outer to inner. The two outer loops may be in either order: where the innermost trips they are alike, and where it
+# does not,
+# the order is one of the other two.
+ORDERS = (("n", "k", "m"), ("m", "k", "n"), ("m", "n", "k"))
 STREAMED = len(ORDERS)  # the order of the candidate whose streamed operand does not stay
 ROW_TILES = 2 ** np.arange(8)  # tiles on the rows, in folds
 PIECES = 2 ** np.arange(10)
@@ -97,19 +99,25 @@ def _non_dominated(best: dict[str, NDArray], pieces: Int, fits: NDArray[np.bool_
 
 def window_elements(p: Products, tile_m: Int, tile_k: Int) -> Float:
     """Elements of the left operand that a tile touches: tile_m x tile_k, or the pixels under a convolution's window."""
+    elements = (tile_m * tile_k).astype(np.float64)
+    rows = np.flatnonzero(p.taps > 1)
+    if rows.size:
+        elements[rows] = _pixels_times_channels(p.take(rows), tile_m[rows], tile_k[rows], elements[rows])
+    return elements
+
+
+def _pixels_times_channels(p: Products, tile_m: Int, tile_k: Int, unrolled: Float) -> Float:
+    """Whole rows of pixels under the window, or a part of one row; never more than the unrolled tile."""
     shape = (-1,) + (1,) * (np.ndim(tile_m) - 1)
     taps, stride, reach, out_w, in_w, in_pixels, on_reduction = (
         getattr(p, n).reshape(shape)
         for n in ("taps", "stride", "reach", "out_w", "in_w", "in_pixels", "pixels_on_reduction")
     )
-    plain = tile_m * tile_k
-    if not (p.taps > 1).any():
-        return plain.astype(np.float64)
     pixels_out, depth = np.where(on_reduction, tile_k, tile_m), np.where(on_reduction, tile_m, tile_k)
     whole_rows = ((ceil_div(pixels_out, out_w) - 1) * stride + reach) * in_w
     part_of_row = ((pixels_out - 1) * stride + reach) * reach
     pixels = np.minimum(np.where(pixels_out >= out_w, whole_rows, part_of_row), in_pixels)
-    return np.where(taps > 1, np.minimum(pixels * ceil_div(depth, taps), plain), plain).astype(np.float64)
+    return np.minimum(pixels * ceil_div(depth, taps), unrolled)
 
 
 def require_feasible(p: Products, names: list[str], limits: Limits, dataflows: tuple[Dataflow, ...]) -> None:
@@ -193,30 +201,20 @@ def _best_order(
     }
     once = _once_bytes(p, limits, tile_m, tile_k, trips)
     spill = 2 * limits.accumulator_bits / 8 * (p.M * p.N)[column] * (p.result_on_chip == 0)[column]
-    found: dict[str, NDArray] = {}
+    shape = (*fits.shape[:2], len(ORDERS) * fits.shape[2])
+    parts = {name: np.empty((*fits.shape[:2], len(ORDERS), fits.shape[2])) for name in ("left", "right", "result")}
     for index, order in enumerate(ORDERS):
-        left = once["left"] * _refetch(order, trips, "mk")
-        right = once["right"] * _refetch(order, trips, "kn")
-        result = once["result"] + spill * (_refetch(order, trips, "mn") - 1)
-        total = np.where(fits, left + right + result, np.inf)
-        now = {
-            "bytes": total,
-            "left": left,
-            "right": right,
-            "result": result,
-            "order": np.full(total.shape, float(index)),
-        }
-        if not found:
-            found = now
-            continue
-        better = total < found["bytes"]
-        found = {name: np.where(better, now[name], found[name]) for name in found}
-    found |= {"m": tile_m, "n": tile_n, "k": tile_k}
-    pick = np.argmin(found["bytes"], axis=2)[:, :, None]
-    return {
-        name: np.array(np.take_along_axis(np.broadcast_to(values, fits.shape), pick, axis=2)[:, :, 0], dtype=np.float64)
-        for name, values in found.items()
-    }
+        parts["left"][:, :, index] = once["left"] * _refetch(order, trips, "mk")
+        parts["right"][:, :, index] = once["right"] * _refetch(order, trips, "kn")
+        parts["result"][:, :, index] = once["result"] + spill * (_refetch(order, trips, "mn") - 1)
+    total = np.where(fits[:, :, None], parts["left"] + parts["right"] + parts["result"], np.inf)
+    found = {"bytes": total, **parts}
+    pick = np.argmin(total.reshape(shape), axis=2)[:, :, None]
+    best = {n: np.take_along_axis(v.reshape(shape), pick, axis=2)[:, :, 0] for n, v in found.items()}
+    order, row_tile = np.divmod(pick, fits.shape[2])
+    tiles = {"m": tile_m, "n": tile_n, "k": tile_k}
+    best |= {n: np.take_along_axis(v, row_tile, axis=2)[:, :, 0].astype(np.float64) for n, v in tiles.items()}
+    return best | {"order": order[:, :, 0].astype(np.float64)}
 
 
 def _once_bytes(p: Products, limits: Limits, tile_m: Int, tile_k: Int, trips: dict[str, Int]) -> dict[str, Float]:
