@@ -68,7 +68,7 @@ def svg(figure: Figure, alt: str) -> str:
     with mpl.rc_context(STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    text = re.sub(r"^.*?(?=<svg)", "", text, flags=re.DOTALL)
+    text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{alt}">', text, count=1)
 
 
@@ -162,8 +162,7 @@ def time_bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
 def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
     """Utilization by part of the network and kind of product; empty cells where there is none."""
     figure, axes = picture(9.4, 0.34 * len(rows) + 1.1)
-    colours = mpl.colormaps["YlGnBu"].copy()
-    colours.set_bad("#f4f6f8")
+    colours = mpl.colormaps["YlGnBu"].with_extremes(bad="#f4f6f8")
     axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -296,9 +295,7 @@ def chips(points: Sequence[Mapping[str, Any]], ours: Mapping[str, tuple[np.ndarr
         )
         axes.annotate(name, (area[1], energy[1]), (8, 6), textcoords="offset points", color=colour, weight="bold")
     axes.set(xscale="log", yscale="log", xlabel="GOPS a mm2, scaled to 28 nm", ylabel="TOPS a watt, scaled to 28 nm")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        axis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.5)))
+    _plain_numbers(axes)
     axes.grid(True, which="major", lw=0.6)
     axes.margins(x=0.18, y=0.14)
     return figure
@@ -347,5 +344,15 @@ def pareto(
     axes.set(xscale="log", yscale="log", xlabel="milliseconds a step", ylabel="millijoules a step")
     axes.grid(True, which="both", lw=0.5)
     axes.legend(loc="upper left")
-    figure.colorbar(drawn, ax=axes, label="area, mm2", pad=0.01)
+    _plain_numbers(axes)
+    bar = figure.colorbar(drawn, ax=axes, label="area, mm2", pad=0.01)
+    bar.ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    bar.ax.yaxis.set_minor_formatter(ticker.FormatStrFormatter("%g"))
     return figure
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """500 and not 5 x 10^2 on logarithmic axes."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.5)))
