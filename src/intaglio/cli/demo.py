@@ -1,0 +1,138 @@
+"""`intaglio demo`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from intaglio.cli import SETTINGS
+from intaglio.cli.console import make_console, quiet_libraries, two_columns
+
+EPILOG = """\b
+Examples:
+  intaglio demo
+  intaglio demo --method qlora --out out/demo-qlora
+
+Writes before.png, after.png, summary.json, the quantized base and the adapter."""
+
+IMAGES_PER_PROMPT = 4
+BASE_FORMAT = "int4"
+
+
+@click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
+@click.option("--method", default="tuneqdm", show_default=True, help="tuneqdm, peqa or qlora")
+@click.option("--max_train_steps", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--learning_rate", type=float, help="[the method's]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True)
+def command(method: str, max_train_steps: int, learning_rate: float | None, seed: int, out: Path) -> None:
+    """Learn a sample subject, a cat, on the embedded base in 4 bits: quantize, draw, train, draw again, measure."""
+    from intaglio.config import build
+    from intaglio.methods.registry import METHODS
+    from intaglio.pipelines.inspection import EMBEDDED, embedded_base
+    from intaglio.training.recipe import Recipe
+
+    console = make_console()
+    embedded_base()
+    _check_method(method, METHODS)
+
+    from intaglio.evaluation.encoders import load_encoder
+    from intaglio.evaluation.scores import closed_gap
+    from intaglio.evaluation.subject import real_score, sample_cat, score_subject
+    from intaglio.pipelines.load import load_pipeline
+    from intaglio.pipelines.quantize import quantize_pipeline
+    from intaglio.training.run import train
+    from intaglio.training.summary import generate_command, human_bytes, summary_rows
+
+    quiet_libraries()
+    began = time.perf_counter()
+    task, encoder = sample_cat(), load_encoder()
+    console.print(f"Subject: {task.train_folder} (5 photos); prompts: {task.prompt!r}")
+    report = quantize_pipeline(EMBEDDED, out / "base", format=BASE_FORMAT, overwrite=True)
+    console.print(f"Quantized the base to {BASE_FORMAT}: {human_bytes(report.denoiser_bytes)} ({report.seconds:.0f} s)")
+
+    pipeline = load_pipeline(out / "base")
+    before = _draw(pipeline, task, seed, out / "before.png", "before: the quantized base")
+    del pipeline
+    recipe = build(
+        Recipe,
+        {
+            "pretrained_model_name_or_path": str(out / "base"),
+            "method": method,
+            "instance_data_dir": task.train_folder,
+            "instance_prompt": task.instance_prompt,
+            "output_dir": out / "adapter",
+            "max_train_steps": max_train_steps,
+            "learning_rate": learning_rate,
+            "seed": seed,
+        },
+        "demo",
+    )
+    summary = train(recipe, console)
+
+    from intaglio.methods.attach import load_adapter
+
+    pipeline = load_pipeline(out / "base")
+    load_adapter(pipeline.unet, out / "adapter")
+    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {method}")
+
+    scored_before, scored_after = score_subject(task, before, encoder), score_subject(task, after, encoder)
+    real = real_score(task, encoder, before["white"][0].width)
+    gap = closed_gap(scored_before["subject"], scored_after["subject"], real)
+    summary = dataclasses.replace(
+        summary,
+        base_bytes=report.denoiser_bytes,
+        seconds=time.perf_counter() - began,
+        scores={
+            "subject_before": scored_before["subject"],
+            "subject_after": scored_after["subject"],
+            "subject_real": real,
+            "subject_gap_closed": gap,
+            "colour_before": scored_before["colour"],
+            "colour_after": scored_after["colour"],
+        },
+        encoder=encoder.name,
+    )
+    summary.save(out)
+    rows = [
+        *summary_rows(summary),
+        (
+            f"subject ({encoder.name})",
+            f"{scored_before['subject']:.3f} -> {scored_after['subject']:.3f}, real photos {real:.3f} "
+            f"({gap:.0%} of the gap closed)",
+        ),
+        ("background colour", f"{scored_before['colour']:.0%} -> {scored_after['colour']:.0%} as prompted"),
+        ("pictures", f"{out / 'before.png'}, {out / 'after.png'}"),
+    ]
+    console.print(two_columns("The demo", rows))
+    console.print("Next:", generate_command(summary), soft_wrap=True)
+
+
+def _check_method(name: str, methods: Any) -> None:
+    from intaglio.errors import UserError
+    from intaglio.methods.registry import build_method
+
+    build_method(name, {})
+    if not methods[name].needs_base:
+        quantized = ", ".join(n for n, m in methods.items() if m.needs_base)
+        raise UserError(f"the demo trains on a quantized base; {name} does not. Choose one of {quantized}")
+
+
+def _draw(pipeline: Any, task: Any, seed: int, path: Path, title: str) -> dict[str, list[Any]]:
+    """Pictures of each background colour, and their sheet; the same noise before and after."""
+    from intaglio.cli.generate import draw_images
+    from intaglio.evaluation.grid import contact_sheet
+    from intaglio.files import write_atomic
+
+    pipeline.set_progress_bar_config(disable=True)
+    images = {
+        colour: draw_images(pipeline, prompt, IMAGES_PER_PROMPT, seed, num_inference_steps=25, guidance_scale=5.0)
+        for colour, prompt in task.prompts().items()
+    }
+    sheet = contact_sheet(list(images.values()), row_labels=list(task.prompts().values()), title=title)
+    write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG"))
+    return images
