@@ -11,7 +11,7 @@ import click
 from intaglio.accelerator.dataflow import OVERLAPS
 from intaglio.accelerator.hardware import PLAIN, Hardware, load_hardware, shipped_hardware
 from intaglio.accelerator.simulate import StepCost, simulate
-from intaglio.accelerator.tables import write_tables
+from intaglio.accelerator.tables import summary_of, write_tables
 from intaglio.accelerator.workload import Workload, load_csv_workload, load_trace_workload, workload_of_trace
 
 CHOICES = ("best", "weight_stationary", "output_stationary")
@@ -91,37 +91,24 @@ def _typed() -> str:
 
 
 def _say(step: StepCost, work: Workload, out: Path, report: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from intaglio.accelerator.tables import summary_of
-
     s = summary_of(step)
-    grid = Table.grid(padding=(0, 2))
+    array = step.hardware.array
     low, typical, high = s["energy_mj"]
+    wide = int((work.products.left_bits > array.operand_bits).sum())
+    if wide and array.number == "integer":
+        click.echo(
+            f"note: {wide:,} products were recorded with wider operands; this array runs them at "
+            f"{array.operand_bits} bits"
+        )
+    files = "operations.csv, layers.csv, passes.csv, summary.json" + (", report.html" if report else "")
     for name, value in (
         ("step", f"{work.name}, {len(step.labels):,} products, {work.macs / 1e9:,.2f} GMAC"),
-        (
-            "hardware",
-            f"{step.hardware.name}, {step.hardware.array.rows} x {step.hardware.array.cols}, overlap "
-            f"{step.hardware.array.overlap}",
-        ),
+        ("hardware", f"{step.hardware.name}, {array.rows} x {array.cols}, overlap {array.overlap}"),
         ("latency", f"{step.latency_cycles:,.0f} cycles, {step.latency_ms:,.4g} ms"),
         ("utilization", f"{step.overall_utilization:.1%} overall"),
         ("energy", f"{typical:,.4g} mJ ({low:,.4g} .. {high:,.4g})"),
         ("DRAM", f"{step.dram_bytes / 1e6:,.1f} MB"),
         ("area", f"{s['area_mm2'][1]:.3g} mm2 ({s['area_mm2'][0]:.3g} .. {s['area_mm2'][2]:.3g})"),
-        (
-            "written",
-            f"{out}/operations.csv, layers.csv, passes.csv, summary.json" + (", report.html" if report else ""),
-        ),
+        ("written", f"{out}/{files}"),
     ):
-        grid.add_row(f"[bold]{name}[/bold]", value)
-    console = Console(highlight=False, soft_wrap=True)
-    wide = [i for i, bits in enumerate(work.products.left_bits) if bits > step.hardware.array.operand_bits]
-    if wide and step.hardware.array.number == "integer":
-        console.print(
-            f"note: {len(wide):,} products were recorded with wider operands; this integer array runs them at "
-            f"{step.hardware.array.operand_bits} bits"
-        )
-    console.print(grid)
+        click.echo(f"{name:<13}{value}")
