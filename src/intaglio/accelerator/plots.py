@@ -293,7 +293,7 @@ def chips(points: Sequence[Mapping[str, Any]], ours: Mapping[str, tuple[np.ndarr
         axes.errorbar(
             area[1], energy[1], xerr=spread[0], yerr=spread[1], color=colour, fmt="s", ms=7, lw=1.2, capsize=3
         )
-        axes.annotate(name, (area[1], energy[1]), (8, 6), textcoords="offset points", color=colour, weight="bold")
+        axes.annotate(name, (area[1], energy[1]), (8, -15), textcoords="offset points", color=colour, weight="bold")
     axes.set(xscale="log", yscale="log", xlabel="GOPS a mm2, scaled to 28 nm", ylabel="TOPS a watt, scaled to 28 nm")
     _plain_numbers(axes)
     axes.grid(True, which="major", lw=0.6)
