@@ -1,5 +1,5 @@
 #!/bin/sh
-# The accelerator's published figures for SD 1.5, SDXL and a DiT: about a minute on two cores. No weights, no GPU, no network.
+# The accelerator's published figures for SD 1.5, SDXL and a DiT: about two minutes on two free cores. No weights, no GPU, no network.
 # What it prints and writes is committed in recipes/accelerator-sd15/ (tables and summaries; the pages are made anew).
 #   sh recipes/accelerator-sd15.sh [FOLDER]
 set -eu
