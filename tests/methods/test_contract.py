@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 import intaglio
-from conftest import make_unet
+from tiny_models import make_unet
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
 from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.kinds import MergeableLayer

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import intaglio
-from conftest import make_unet
+from tiny_models import make_unet
 from intaglio.errors import UserError
 from intaglio.layers.timesteps import interval_of
 

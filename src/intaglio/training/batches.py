@@ -78,7 +78,7 @@ class Batches:
             where = {"batch_size": self.batch_size, "rank": self.rank, "world_size": self.world_size}
             indices = batch_indices(step, seed=self.seed, num_items=len(order), **where)
             for position, index in zip(batch_positions(step, **where), indices, strict=True):
-                generator = step_generator(self.seed, step, position, source.name)
+                generator = step_generator(self.seed, 0, position, source.name)  # a position is a step and a place
                 samples.append((source, order[index], generator))
         return self._collate([(s, i, g, None) for s, i, g in samples])
 

@@ -1,0 +1,85 @@
+"""What a user sees: help is quick, wrong input is one message and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from intaglio import cli
+from intaglio.cli import COMMANDS
+from intaglio.cli.options import given, options_of
+from intaglio.training.recipe import Recipe
+
+
+def run(arguments, capsys, monkeypatch):
+    """Exit code and what was printed on standard error."""
+    monkeypatch.setattr(sys, "argv", ["intaglio", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quantize", "embedded", "--format", "int3", "--out", "x"], "unknown format 'int3'"),
+        (["quantize", "/no/such/folder", "--out", "x"], "no such file or folder"),
+        (["train"], "give either instance_data_dir (a folder of photos) or dataset_name"),
+        (["train", "--instance_data_dir", "/no/photos", "--instance_prompt", "x"], "/no/photos: no such folder"),
+        (["train", "--instance-data-dir", "/no/photos", "--method", "tuneqmd"], "did you mean 'tuneqdm'?"),
+        (["train", "--base", "int3", "--instance_data_dir", "/no/photos"], "unknown format 'int3'"),
+        (["train", "/no/recipe.toml"], "no such file; expected a TOML configuration"),
+        (["train", "--no_such_flag"], "no_such_flag"),
+        (["generate", "--adapter", "/no/adapter", "--prompt", "x"], "/no/adapter: no such folder"),
+        (["demo", "--method", "lora"], "the demo trains on a quantized base; lora does not"),
+        (["tarin"], "no command 'tarin' (did you mean 'train'?)"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_code_2(arguments, message, capsys, monkeypatch):
+    code, printed = run(arguments, capsys, monkeypatch)
+    assert code == 2
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_unknown_keys_of_a_recipe_are_errors_with_a_suggestion(tmp_path, capsys, monkeypatch):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('instance_data_dir = "x"\nlerning_rate = 1e-3\nresolution = "big"\n')
+    code, printed = run(["train", str(recipe)], capsys, monkeypatch)
+    assert code == 2
+    assert "unknown key 'lerning_rate' (did you mean 'learning_rate'?)" in printed
+    assert "resolution" in printed
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_examples(name):
+    result = CliRunner().invoke(cli.group, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"intaglio {name.replace('_', '-')}" in result.output or "Usage" in result.output
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys, time; t = time.process_time(); import intaglio.cli as c\n"
+    code += "from click.testing import CliRunner\n"
+    code += "for a in ([], ['train'], ['simulate']): assert CliRunner().invoke(c.group, [*a, '--help']).exit_code == 0\n"
+    code += "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules\n"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.perf_counter() - started < 30  # the machine may be busy; what counts is that torch stays out
+
+
+def test_every_field_of_a_recipe_is_an_option():
+    import click
+
+    @click.command()
+    @options_of(Recipe)
+    def command(**options): ...
+
+    names = {o.name for o in command.params}
+    assert names == set(Recipe.model_fields)
+    context = command.make_context("x", ["--rank", "3", "--targets", "to_q", "--targets", "to_k", "--center_crop"])
+    assert given(context.params) == {"rank": 3, "targets": ("to_q", "to_k"), "center_crop": True}

@@ -1,0 +1,165 @@
+"""The loop from recipe to files, on a tiny random pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from intaglio.errors import Problems, UserError
+from intaglio.methods.adapter_file import find_file
+from intaglio.methods.registry import METHODS
+from intaglio.training.checkpoint import list_checkpoints
+from intaglio.training.run import train
+
+TABLE = (
+    "method base_format trainable_parameters adapter_bytes base_bytes peak_memory_bytes seconds_per_step steps "
+    "loss_first loss_last scores"
+).split()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_trains_and_says_what_it_made(method, recipe):
+    made = recipe(method=method, max_train_steps=8)
+    summary = train(made)
+    written = json.loads((made.output_dir / "summary.json").read_text())
+    assert set(TABLE) <= set(written)
+    assert written["loss_last"] < written["loss_first"]
+    assert written["adapter_bytes"] == find_file(made.output_dir).stat().st_size
+    assert written["trainable_parameters"] == sum(t.numel() for t in load_file(find_file(made.output_dir)).values())
+    assert summary.base_format == ("int4" if METHODS[method].needs_base else None)
+    assert "load_adapter" in (made.output_dir / "README.md").read_text()
+
+
+@pytest.mark.parametrize("changes", [{"method": "lora", "rank": 2}, {"ema_decay": 0.9, "lr_scheduler": "cosine"}])
+def test_resume_goes_on_bit_for_bit(changes, recipe, tmp_path):
+    whole = recipe(output_dir=tmp_path / "whole", max_train_steps=6, checkpointing_steps=3, **changes)
+    train(whole)
+    first = recipe(output_dir=tmp_path / "first", max_train_steps=6, checkpointing_steps=3, **changes)
+    train(first)
+    (tmp_path / "first" / "checkpoint-6").rename(tmp_path / "gone")
+    train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
+    expected, got = load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_old_checkpoints_go_when_the_new_one_is_there(recipe):
+    made = recipe(max_train_steps=3, checkpointing_steps=1, checkpoints_total_limit=2)
+    train(made)
+    assert [p.name for p in list_checkpoints(made.output_dir)] == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_resume_refuses_another_run(recipe):
+    with pytest.raises(UserError, match="no checkpoint to resume from; leave out --resume_from_checkpoint"):
+        train(recipe(resume_from_checkpoint="latest"))
+    train(recipe(max_train_steps=1, checkpointing_steps=1))
+    with pytest.raises(Problems, match=r"learning_rate: was 0.01, now 0.5"):
+        train(recipe(resume_from_checkpoint="latest", learning_rate=0.5))
+
+
+def test_accumulation_is_the_larger_batch(recipe, tmp_path):
+    """Two batches of one, accumulated, are one batch of two."""
+    # SGD: a step is linear in the gradient, where Adam makes a full step of a rounding error
+    same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 2}
+    one = recipe(output_dir=tmp_path / "a", train_batch_size=2, **same)
+    two = recipe(output_dir=tmp_path / "b", train_batch_size=1, gradient_accumulation_steps=2, **same)
+    train(one)
+    train(two)
+    expected, got = load_file(find_file(one.output_dir)), load_file(find_file(two.output_dir))
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_prior_pictures_are_made_once_and_trained_on(recipe, tmp_path):
+    made = recipe(
+        with_prior_preservation=True,
+        class_data_dir=tmp_path / "class",
+        class_prompt="a photo of a square",
+        num_class_images=2,
+        max_train_steps=1,
+    )
+    train(made)
+    pictures = {p: p.stat().st_mtime_ns for p in (tmp_path / "class").glob("*.png")}
+    assert len(pictures) == 2
+    train(made)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "class").glob("*.png")} == pictures
+
+
+def test_validation_pictures(recipe):
+    made = recipe(validation_prompt=("a red square", "a cup"), validation_steps=2, num_validation_images=1)
+    train(made)
+    names = sorted(p.name for p in (made.output_dir / "samples").iterdir())
+    assert names == ["final.png", "step-2.png"]
+    assert Image.open(made.output_dir / "samples" / "final.png").width > 100
+
+
+def test_xl_trains(recipe, sdxl_folder):
+    made = recipe(pretrained_model_name_or_path=str(sdxl_folder), max_train_steps=6, gradient_checkpointing=True)
+    summary = train(made)
+    assert summary.loss_last < summary.loss_first
+
+
+def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder):
+    from diffusers import StableDiffusionPipeline
+
+    import intaglio
+    from intaglio.pipelines.load import load_pipeline
+
+    made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4)
+    train(made)
+    ours = load_pipeline(sd_folder)
+    intaglio.load_adapter(ours.unet, made.output_dir)
+    theirs = StableDiffusionPipeline.from_pretrained(sd_folder)
+    before = theirs.unet(torch.ones(1, 4, 8, 8), 500, torch.ones(1, 16, 24)).sample
+    theirs.load_lora_weights(made.output_dir)
+    arguments = (torch.ones(1, 4, 8, 8), 500, torch.ones(1, 16, 24))
+    expected, got = ours.unet(*arguments).sample, theirs.unet(*arguments).sample
+    assert not torch.allclose(got, before, atol=1e-4), "the LoRA changed nothing"
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "broken.png").write_bytes(b"\x89PNG nothing")
+    made = recipe(
+        instance_data_dir=tmp_path / "bad", method="lora", base="int4", pretrained_model_name_or_path="/nowhere"
+    )
+    with pytest.raises(Problems) as caught:
+        train(made)
+    text = str(caught.value)
+    assert "no option 'base'" in text
+    assert "/nowhere" in text
+    assert "broken.png" in text
+    assert not made.output_dir.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(recipe):
+    with pytest.raises(UserError, match="the loss became"):
+        train(recipe(method="lora", learning_rate=1e30, max_grad_norm=1e30, max_train_steps=6))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
+    """Per-step losses and the adapter of two CPU processes against one process with twice the batch."""
+    same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 3}
+    single = recipe(output_dir=tmp_path / "one", train_batch_size=2, **same)
+    train(single)
+    double = recipe(output_dir=tmp_path / "two", train_batch_size=1, **same)
+    config = tmp_path / "recipe.toml"
+    values = json.loads(double.model_dump_json(exclude_defaults=True))
+    config.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [*launch, "-m", "intaglio.cli", "train", str(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected, got = load_file(find_file(single.output_dir)), load_file(find_file(double.output_dir))
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
