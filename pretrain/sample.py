@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=PACK)
     parser.add_argument("--count", type=int, default=64, help="pictures a kind of prompt for the colour share")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     arguments = parser.parse_args()
     out = arguments.out or arguments.base
     out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,10 @@ def main() -> None:
         "colour": "held out: this concept was never seen on this background",
         "style": "held out: this concept was never seen in this style",
     }
-    sections, scores = [], {}
+    sections, scores = (
+        [],
+        {"pictures_a_kind": arguments.count, "steps": arguments.steps, "guidance_scale": arguments.guidance},
+    )
     for kind, title in titles.items():
         wanted = prompts_of(pack, kind, arguments.count)
         images = generate(pipe, [full_prompt(*item) for item in wanted], arguments.steps, arguments.guidance)
