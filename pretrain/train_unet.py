@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--samples_before", type=int, default=0, help="samples that --init has seen, for the log")
     parser.add_argument("--resume", action="store_true", help="go on from --out/checkpoint.pt")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--learning_rate", type=float, default=4e-3)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--timestep_power", type=float, default=2, help="1: uniform; 2: more of the noisy ones")
     parser.add_argument("--save_minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
