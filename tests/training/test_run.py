@@ -154,9 +154,9 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     config = tmp_path / "recipe.toml"
     values = json.loads(double.model_dump_json(exclude_defaults=True))
     config.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [*launch, "-m", "intaglio.cli", "train", str(config)]
+    # `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing more
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["-m", "intaglio.cli", "train", str(config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

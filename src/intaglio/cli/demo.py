@@ -25,11 +25,17 @@ BASE_FORMAT = "int4"
 
 @click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
 @click.option("--method", default="tuneqdm", show_default=True, help="tuneqdm, peqa or qlora")
-@click.option("--max_train_steps", type=click.IntRange(1), default=300, show_default=True)
-@click.option("--learning_rate", type=float, help="[the method's]")
+@click.option("--max_train_steps", type=click.IntRange(1), default=400, show_default=True)
+@click.option(
+    "--learning_rate",
+    type=float,
+    default=3e-2,
+    show_default=True,
+    help="the embedded base is small: it wants a larger one than the methods' defaults, which are for Stable Diffusion",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True)
-def command(method: str, max_train_steps: int, learning_rate: float | None, seed: int, out: Path) -> None:
+def command(method: str, max_train_steps: int, learning_rate: float, seed: int, out: Path) -> None:
     """Learn a sample subject, a cat, on the embedded base in 4 bits: quantize, draw, train, draw again, measure."""
     from intaglio.config import build
     from intaglio.methods.registry import METHODS

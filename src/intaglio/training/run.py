@@ -48,6 +48,7 @@ def train(recipe: Recipe, console: Console | None = None) -> Summary:
     planned = plan(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     checkpoint = find_checkpoint(recipe)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without it, processes that torchrun starts would not find each other
         mixed_precision=recipe.mixed_precision,
         log_with=None if recipe.report_to == "none" else recipe.report_to,
         project_dir=str(recipe.output_dir / "logs"),
