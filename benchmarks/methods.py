@@ -48,12 +48,12 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     lora = next(r for r in rows if r["method"] == "lora")["seconds_per_step"]
-    for r in rows:
-        lines.append(
-            f"| {r['method']} | {r['base_format'] or 'float32'} | {human_bytes(r['base_bytes'])} | "
-            f"{r['trainable_parameters']:,} | {human_bytes(r['adapter_bytes'])} | {r['seconds_per_step']:.3f} | "
-            f"{r['seconds_per_step'] / lora:.2f} | {human_bytes(r['peak_memory_bytes'])} |"
-        )
+    lines += [
+        f"| {r['method']} | {r['base_format'] or 'float32'} | {human_bytes(r['base_bytes'])} | "
+        f"{r['trainable_parameters']:,} | {human_bytes(r['adapter_bytes'])} | {r['seconds_per_step']:.3f} | "
+        f"{r['seconds_per_step'] / lora:.2f} | {human_bytes(r['peak_memory_bytes'])} |"
+        for r in rows
+    ]
     path = Path(__file__).parent / "results" / "methods.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

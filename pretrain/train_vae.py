@@ -2,10 +2,13 @@
 
     python -m pretrain.train_vae --minutes 30                 # from nothing
     python -m pretrain.train_vae --minutes 9 --total_minutes 30 --resume   # one piece after another
-    python -m pretrain.train_vae --init src/intaglio/assets/base/vae --decoder_only   # refine the decoder
+    python -m pretrain.train_vae --init src/intaglio/assets/base/vae                  # further, from committed weights
+    python -m pretrain.train_vae --init src/intaglio/assets/base/vae --decoder_only   # the latents stay as they are
 
 The posterior's variance is fixed (0.1 squared), so the KL term is a small penalty on the squared mean: the latents
-stay smooth enough to generate, and training starts without the blur of a random variance.
+stay smooth enough to generate, and training starts without the blur of a random variance. Pixel errors alone leave
+edges soft, so a perceptual loss joins them (Zhang et al. 2018, LPIPS without its learned weights). Its network is
+SqueezeNet, never EfficientNet-Lite: that one is the judge of the demo and of the benchmark.
 """
 
 import argparse
@@ -16,8 +19,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from intaglio.evaluation.squeezenet import SqueezeNet
 from pretrain.captions import backgrounds
 from pretrain.data import PACK, Pack, load_pack
 from pretrain.optim import MovingAverage, learning_rate_factor, optimizers, set_learning_rate
@@ -108,6 +113,28 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() + error.square().mean() + 0.5 * edges
 
 
+class PerceptualLoss(nn.Module):
+    """Mean squared difference of unit-length features of SqueezeNet at three depths, at twice the picture's size."""
+
+    STAGES = ("relu1", "fire3", "fire5")
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.encoder = SqueezeNet(device)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Scalar, of two (B, 3, H, W) in -1..1; differentiable in `output`."""
+        with torch.no_grad():
+            wanted = self._features(target)
+        pairs = zip(self._features(output.float()), wanted, strict=True)
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).mean()
+
+    def _features(self, pictures: Tensor) -> list[Tensor]:
+        larger = functional.interpolate(pictures, scale_factor=2, mode="bilinear", align_corners=False)
+        maps = self.encoder.stages(127.5 * (larger + 1), self.STAGES)
+        return [functional.normalize(stage, dim=1) for stage in maps]
+
+
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of reconstructions of (B, 3, H, W) in -1..1."""
@@ -134,6 +161,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from --out/checkpoint.pt")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--learning_rate", type=float, default=2.5e-3)
+    parser.add_argument("--perceptual_weight", type=float, default=0.3, help="0: pixel errors alone")
     arguments = parser.parse_args()
 
     device = pick_device()
@@ -146,6 +174,7 @@ def main() -> None:
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)  # the encoder's last convolution does its work; the variance stays fixed
+    perceptual = PerceptualLoss(device) if arguments.perceptual_weight else None
     average = MovingAverage(vae, 0.998)
     found = optimizers(vae, arguments.learning_rate)
     budget = Budget(arguments.total_minutes or arguments.minutes, arguments.minutes)
@@ -174,6 +203,8 @@ def main() -> None:
             posterior = encode(vae, pictures)
             output = decode(vae, posterior.sample())
         loss = reconstruction_loss(output, pictures) + KL_WEIGHT * posterior.mean.float().square().mean()
+        if perceptual is not None:
+            loss = loss + arguments.perceptual_weight * perceptual(output, pictures)
         loss.backward()
         for optimizer in found:
             optimizer.step()

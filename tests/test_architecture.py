@@ -69,3 +69,11 @@ def test_siblings_do_not_import_each_other(package):
         if path.stem in methods:
             named = {m[2] for m in imports_of(path) if m[:2] == ("intaglio", "methods") and len(m) > 2}
             assert not named & methods, f"{path.name} imports {named & methods}"
+
+
+def test_public_names_resolve():
+    import intaglio
+
+    assert sorted(intaglio.__all__) == sorted(intaglio._HOMES)
+    for name in intaglio.__all__:
+        assert getattr(intaglio, name) is not None

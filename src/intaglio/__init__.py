@@ -4,8 +4,8 @@
 >>> adapter = intaglio.attach(pipe.unet, intaglio.TuneQDM(base="int4", num_intervals=4))
 >>> optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
 
-Names are resolved on first use: `import intaglio` loads neither torch nor diffusers. It does let diffusers know, as soon
-as diffusers is imported, that `quant_method: "intaglio"` is ours to load.
+Names are resolved on first use: `import intaglio` loads neither torch nor diffusers. It does let diffusers know, as
+soon as diffusers is imported, that `quant_method: "intaglio"` is ours to load.
 """
 
 from importlib import import_module
@@ -31,7 +31,22 @@ _HOMES = {
     "load_pipeline": "pipelines.load",
     "quantize_pipeline": "pipelines.quantize",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "Full",
+    "IntaglioConfig",
+    "Lora",
+    "Method",
+    "Peqa",
+    "QLora",
+    "TuneQDM",
+    "UserError",
+    "attach",
+    "load_adapter",
+    "load_pipeline",
+    "quantize_pipeline",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -103,7 +103,7 @@ def _html(
     best: int | None,
     command: str,
 ) -> str:
-    columns = dict(zip(FIGURES, values.T, strict=True))
+    columns: dict[str, np.ndarray] = dict(zip(FIGURES, values.T, strict=True))
     drawn = plots.pareto(columns, front, {**found.base, "name": base.name}, best)
     body = [page.cards(_cards(found)), page.figure(plots.svg(drawn, "Latency, energy and area of every design"))]
     if found.best is not None:

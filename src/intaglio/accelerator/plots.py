@@ -303,7 +303,7 @@ def chips(points: Sequence[Mapping[str, Any]], ours: Mapping[str, tuple[np.ndarr
 
 @styled
 def pareto(
-    designs: Mapping[str, np.ndarray], front: np.ndarray, reference: Mapping[str, float] | None, best: int | None
+    designs: Mapping[str, np.ndarray], front: np.ndarray, reference: Mapping[str, Any] | None, best: int | None
 ) -> Figure:
     """Latency over energy, colour by area; the front ringed, the reference design as a star."""
     figure, axes = picture(9.4, 5.0)

@@ -59,9 +59,24 @@ class SqueezeNet:
         maps = [self._head(self._maps(batch)).relu().mean(dim=(2, 3)) for batch in square_batches(images, SIZE_PIXELS)]
         return torch.cat(maps).float().cpu()
 
+    def stages(self, levels_BCHW: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Feature maps after the named layers, for a perceptual loss: differentiable in RGB levels 0..255."""
+        maps, found = _centred(levels_BCHW), {}
+        for name, layer in self._body.named_children():
+            maps = layer(maps)
+            if name in names:
+                found[name] = maps
+            if len(found) == len(names):
+                break
+        return [found[name] for name in names]
+
     def _maps(self, levels_BCHW: Tensor) -> Tensor:
-        bgr = levels_BCHW.flip(1) - torch.tensor(BGR_MEAN).view(1, 3, 1, 1)
-        return self._body(bgr.to(self._device))
+        return self._body(_centred(levels_BCHW.to(self._device)))
+
+
+def _centred(rgb_BCHW: Tensor) -> Tensor:
+    """BGR levels less their mean, of RGB levels 0..255."""
+    return rgb_BCHW.flip(1) - torch.tensor(BGR_MEAN, device=rgb_BCHW.device).view(1, 3, 1, 1)
 
 
 class Fire(nn.Module):

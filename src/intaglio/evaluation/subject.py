@@ -1,4 +1,4 @@
-"""A task with ground truth: photos to learn, photos held out, prompts over backgrounds, and the scores of a model on it."""
+"""A task with ground truth: photos to learn, photos held out, prompts over backgrounds; and a model's scores on it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def score_subject(task: SubjectTask, images: dict[str, list[Image.Image]], encod
 
 
 def real_score(task: SubjectTask, encoder: ImageEncoder, side: int) -> float:
-    """The ceiling: mean cosine between held-out and training pictures, both at `side` pixels on the same backgrounds."""
+    """The ceiling: mean cosine of held-out and training pictures, both at `side` pixels on the same backgrounds."""
     cosines = []
     for rgb in task.colours.values():
         train = [on_background(photo, rgb, side) for photo in photos(task.train_folder)]

@@ -160,7 +160,7 @@ def prepare(plan: Plan, device: torch.device, rank: int, world_size: int) -> Job
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     scheduler = training_scheduler(pipeline.scheduler)
-    denoiser = denoiser_of(pipeline)[1]
+    denoiser: Any = denoiser_of(pipeline)[1]
     resolution = recipe.resolution or int(denoiser.config.sample_size * pipeline.vae_scale_factor)
 
     sources = [_source(recipe, pipeline, plan.photos, "photos", 1.0, resolution)]
@@ -199,9 +199,7 @@ def _source(
     recipe: Recipe, pipeline: Any, photos: Sequence[Picture], name: str, weight: float, resolution: int
 ) -> Source:
     model_id = recipe.pretrained_model_name_or_path
-    transform = PhotoTransform(
-        resolution=resolution, center_crop=recipe.center_crop, random_flip=recipe.random_flip
-    )
+    transform = PhotoTransform(resolution=resolution, center_crop=recipe.center_crop, random_flip=recipe.random_flip)
     text = TextCache(lambda captions: conditioning.encode_text(pipeline, captions), model_id=model_id)
     text.fill([photo.caption for photo in photos])
     latents = LatentCache(

@@ -48,7 +48,7 @@ def train(recipe: Recipe, console: Console | None = None) -> Summary:
     planned = plan(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     checkpoint = find_checkpoint(recipe)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # without it, processes that torchrun starts would not find each other
+        cpu=not torch.accelerator.is_available(),  # without it, processes of torchrun would not find each other
         mixed_precision=recipe.mixed_precision,
         log_with=None if recipe.report_to == "none" else recipe.report_to,
         project_dir=str(recipe.output_dir / "logs"),
@@ -180,9 +180,7 @@ class _Loop:
                 nonlocal smooth
                 smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
                 recent = self.step_seconds[-20:]
-                progress.update(
-                    task, completed=step, loss=f"{smooth:.4f}", speed=f"{sum(recent) / len(recent):.2f}"
-                )
+                progress.update(task, completed=step, loss=f"{smooth:.4f}", speed=f"{sum(recent) / len(recent):.2f}")
 
             yield report
 
@@ -219,7 +217,7 @@ def base_bytes(denoiser: torch.nn.Module) -> int:
     """Bytes of the denoiser's weights, without what an adapter adds to them."""
     total = 0
     for module in denoiser.modules():
-        if isinstance(module, AdapterLayer) or isinstance(module, torch.nn.ParameterList):
+        if isinstance(module, (AdapterLayer, torch.nn.ParameterList)):
             continue
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         total += sum(t.nbytes for t in own)
