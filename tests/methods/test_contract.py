@@ -9,12 +9,12 @@ import torch
 from safetensors import safe_open
 
 import intaglio
-from tiny_models import make_unet
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
 from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model
 from intaglio.methods.registry import METHODS, build_method
+from tiny_models import make_unet
 
 ALL = [
     intaglio.Full(),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import intaglio
-from tiny_models import make_unet
 from intaglio.errors import UserError
 from intaglio.layers.timesteps import interval_of
+from tiny_models import make_unet
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,19 @@ from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.run import train
 
-TABLE = (
-    "method base_format trainable_parameters adapter_bytes base_bytes peak_memory_bytes seconds_per_step steps "
-    "loss_first loss_last scores"
-).split()
+TABLE = [
+    "method",
+    "base_format",
+    "trainable_parameters",
+    "adapter_bytes",
+    "base_bytes",
+    "peak_memory_bytes",
+    "seconds_per_step",
+    "steps",
+    "loss_first",
+    "loss_last",
+    "scores",
+]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
