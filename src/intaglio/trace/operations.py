@@ -1,0 +1,212 @@
+"""What an operation of torch runs, in products and vector work: one small function an operation, found by its name.
+
+To let the recorder understand a custom operator, register a function for its name:
+
+>>> register("mylib::int8_matmul", lambda args, out: [matmul(args["x"], args["w"].t(), out)])
+
+An operator that is not registered is recorded as vector work of its own name; for one from outside of torch the trace
+says so in `header.step["unknown_operators"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from intaglio.trace.schema import Convolution
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`batch` products `left_MK @ right_KN`. What is left open is found out from where the operands come from."""
+
+    left: Tensor | None  # None: it never left the operator
+    right: Tensor | None
+    result: Tensor | None
+    M: int
+    N: int
+    K: int
+    batch: int = 1
+    operation: str = "gemm"
+    pass_name: str = ""
+    roles: tuple[str, str] | None = None
+    part: str = ""  # of an attention: what is appended to the layer's name
+    convolution: Convolution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """Element-wise or row-wise work."""
+
+    kind: str
+    elements: int
+
+
+Arguments = Mapping[str, Any]
+Handler = Callable[[Arguments, Any], Iterable[Product | Vector]]
+
+HANDLERS: dict[str, Handler] = {}
+
+
+def register(name: str, handler: Handler) -> None:
+    """Say what the operator `name` ("namespace::name", every overload) runs.
+
+    Args:
+        handler: (arguments by name, result) -> products and vector work, in order. It sees shapes, not values.
+    """
+    HANDLERS[name] = handler
+
+
+def matmul(left: Tensor, right: Tensor, result: Tensor | None, **facts: Any) -> Product:
+    """`left (..., M, K) @ right (..., K, N)`; what lies before the last two axes is the batch."""
+    *batch, M, K = left.shape
+    return Product(left, right, result, M, right.shape[-1], K, _volume(batch), **facts)
+
+
+def _convolution(args: Arguments, out: Tensor) -> list[Product]:
+    x, w = args["input"], args["weight"]
+    return [_conv_product("output", x, w, out, out, args)]
+
+
+def _convolution_backward(args: Arguments, out: tuple[Tensor | None, ...]) -> list[Product]:
+    grad, x, w = args["grad_output"], args["input"], args["weight"]
+    found = []
+    for wanted, pass_name, result in zip(args["output_mask"], ("grad_input", "grad_weight"), out, strict=False):
+        if wanted and result is not None:
+            found.append(_conv_product(pass_name, x, w, grad, result, args))
+    return found
+
+
+def _conv_product(pass_name: str, x: Tensor, w: Tensor, y: Tensor, result: Tensor, args: Arguments) -> Product:
+    """One pass of a convolution of any dimension, as `schema` counts it. `y` is the output, or its gradient."""
+    groups, transposed = args["groups"], args["transposed"]
+    taps = _volume(w.shape[2:])
+    # A transposed convolution spreads each input pixel over the taps: its products are counted per input pixel.
+    pixels = _volume((x if transposed else y).shape[2:]) * y.shape[0]
+    O, I = y.shape[1] // groups, x.shape[1] // groups  # noqa: E741
+    if transposed:
+        shapes = {
+            "output": (pixels, O * taps, I),
+            "grad_input": (pixels, I, O * taps),
+            "grad_weight": (I, O * taps, pixels),
+        }
+    else:
+        shapes = {
+            "output": (pixels, O, I * taps),
+            "grad_input": (pixels, I, O * taps),
+            "grad_weight": (I * taps, O, pixels),
+        }
+    operands = {"output": (x, w), "grad_input": (y, w), "grad_weight": (x, y)}
+    left, right = operands[pass_name]
+    M, N, K = shapes[pass_name]
+    planar = w.ndim == 4 and not transposed
+    facts: dict[str, Any] = {"operation": "conv2d", "convolution": _geometry(x, w, y, args)} if planar else {}
+    return Product(left, right, result, M, N, K, groups, pass_name=pass_name, **facts)
+
+
+def _geometry(x: Tensor, w: Tensor, y: Tensor, args: Arguments) -> Convolution:
+    return Convolution(
+        in_channels=x.shape[1],
+        out_channels=y.shape[1],
+        kernel=_pair(w.shape[2:]),
+        in_spatial=_pair(x.shape[2:]),
+        out_spatial=_pair(y.shape[2:]),
+        stride=_pair(args["stride"]),
+        padding=_pair(args["padding"]),
+        dilation=_pair(args["dilation"]),
+        groups=args["groups"],
+    )
+
+
+def _attention(args: Arguments, out: tuple[Tensor, ...]) -> list[Product | Vector]:
+    """One fused softmax(Q K^T) V, of (batch, heads, tokens, features). The kernel keeps the scores to itself."""
+    q, k, v = args["query"], args["key"], args["value"]
+    B, (T, D), S = _volume(q.shape[:-2]), q.shape[-2:], k.shape[-2]
+    common: dict[str, Any] = {"batch": B, "operation": "attention_product", "pass_name": "output"}
+    return [
+        Product(q, k, None, T, S, D, roles=("query", "key"), part=".scores", **common),
+        Vector("softmax", B * T * S),
+        Product(None, v, out[0], T, v.shape[-1], S, roles=("probabilities", "value"), part=".values", **common),
+    ]
+
+
+def _attention_backward(args: Arguments, out: tuple[Tensor | None, ...]) -> list[Product | Vector]:
+    """The gradients of Q, K and V that something needs. The kernel makes P again; that product is its own choice, and
+    not counted."""
+    q, k, v = args["query"], args["key"], args["value"]
+    grad = args["grad_out"] if "grad_out" in args else args["grad_out_"]
+    B, (T, D), S, E = _volume(q.shape[:-2]), q.shape[-2:], k.shape[-2], v.shape[-1]
+    common: dict[str, Any] = {"batch": B, "operation": "attention_product", "pass_name": "grad_input"}
+    found: list[Product | Vector] = []
+    if v.requires_grad:
+        found.append(
+            Product(None, grad, None, S, E, T, roles=("probabilities", "grad_output"), part=".values.value", **common)
+        )
+    if q.requires_grad or k.requires_grad:
+        found += [
+            Product(grad, v, None, T, S, E, roles=("grad_output", "value"), part=".values.probabilities", **common),
+            Vector("softmax", B * T * S),
+        ]
+    if q.requires_grad:
+        found.append(Product(None, k, None, T, D, S, roles=("grad_scores", "key"), part=".scores.query", **common))
+    if k.requires_grad:
+        found.append(Product(None, q, None, S, D, T, roles=("grad_scores", "query"), part=".scores.key", **common))
+    return found
+
+
+def _volume(shape: Iterable[int]) -> int:
+    product = 1
+    for length in shape:
+        product *= int(length)
+    return product
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    values = [int(v) for v in values]
+    return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+register("aten::mm", lambda a, out: [matmul(a["self"], a["mat2"], out)])
+register("aten::bmm", lambda a, out: [matmul(a["self"], a["mat2"], out)])
+register("aten::addmm", lambda a, out: [matmul(a["mat1"], a["mat2"], out)])
+register("aten::baddbmm", lambda a, out: [matmul(a["batch1"], a["batch2"], out)])
+register("aten::_int_mm", lambda a, out: [matmul(a["self"], a["mat2"], out)])
+register("aten::convolution", _convolution)
+register("aten::convolution_backward", _convolution_backward)
+for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
+    register(f"aten::_scaled_dot_product_{kind}", _attention)
+    register(f"aten::_scaled_dot_product_{kind}_backward", _attention_backward)
+
+# The values stay, or are one number's multiple of what they were: nothing is computed that an accelerator would not
+# fold into a scale or an address.
+COPIES = {"aten::clone", "aten::_to_copy", "aten::contiguous", "aten::lift_fresh", "aten::alias_copy"}
+# Moves values, or makes constants: no operation of the step.
+_MOVES = """cat stack copy_ expand_copy slice_backward select_backward constant_pad_nd fill_ zero_ empty empty_like
+    new_empty new_empty_strided empty_strided zeros zeros_like ones ones_like full full_like new_zeros new_ones arange
+    scalar_tensor index select_scatter slice_scatter detach set_ resize_ _foreach_copy_ randn rand randn_like"""
+MOVES = COPIES | {f"aten::{name}" for name in _MOVES.split()}
+# Names of torch -> kinds that the accelerator model prices (`accelerator/constants/vector.csv`).
+KINDS = {
+    "native_group_norm": "group_norm",
+    "native_layer_norm": "layer_norm",
+    "_fused_rms_norm": "rms_norm",
+    "sub": "add",
+    "rsub": "add",
+    "div": "mul",
+    "neg": "mul",
+    "mean": "sum",
+    "_softmax": "softmax",
+    "_safe_softmax": "softmax",
+    "upsample_nearest2d": "upsample",
+}
+
+
+def vector_kind(name: str) -> str:
+    """ "aten::native_group_norm_backward" -> "group_norm"."""
+    plain = name.partition("::")[2].removeprefix("_foreach_").removesuffix("_")
+    for suffix in ("_backward", "_backward_data"):
+        plain = plain.removesuffix(suffix)
+    return KINDS.get(plain, plain.lstrip("_"))
