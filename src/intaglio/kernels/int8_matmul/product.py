@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intaglio.kernels import binding
 from intaglio.kernels.int8_matmul.checks import check
 
 EXACT_IN_FLOAT32 = 2**24 // 128**2
@@ -18,7 +19,7 @@ def int8_matmul(x_MK: Tensor, w_NK: Tensor) -> Tensor:
         UserError: another dtype, shape or device, or a K that int32 may not hold.
     """
     check(x_MK, w_NK, reduction=1)
-    return by_torch(x_MK, w_NK.T)
+    return _int8_matmul(x_MK, w_NK, False)
 
 
 def int8_matmul_transposed(x_MN: Tensor, w_NK: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def int8_matmul_transposed(x_MN: Tensor, w_NK: Tensor) -> Tensor:
         UserError: as `int8_matmul`, for N.
     """
     check(x_MN, w_NK, reduction=0)
-    return by_torch(x_MN, w_NK)
+    return _int8_matmul(x_MN, w_NK, True)
 
 
 def by_torch(x_MR: Tensor, w_RC: Tensor) -> Tensor:
@@ -38,3 +39,26 @@ def by_torch(x_MR: Tensor, w_RC: Tensor) -> Tensor:
         part = slice(start, start + EXACT_IN_FLOAT32)
         total += (x_MR[:, part].float() @ w_RC[part].float()).int()
     return total
+
+
+@torch.library.custom_op("intaglio::int8_matmul", mutates_args=())
+def _int8_matmul(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+    if binding.compiled(x, w) is None:
+        return by_torch(x, w if transposed else w.T)
+    if w.shape[1] > 1 and w.stride(1) != 1:
+        # The transpose of a dense matrix is dense: sum over the other side of it.
+        w, transposed = (w.T, not transposed) if w.stride(0) == 1 else (w.contiguous(), transposed)
+    x = x if x.shape[1] < 2 or x.stride(1) == 1 else x.contiguous()
+    columns = w.shape[1] if transposed else w.shape[0]
+    out = x.new_empty(x.shape[0], columns, dtype=torch.int32)
+    binding.multiply(
+        binding.weight_of(w, (w.shape[0], 1, w.shape[1])),
+        binding.Window(1, 1, len(x), 1, len(x), 1, 1, 1, 1, 0, 0, 1, 1),
+        x, x.stride(0), transposed, out,
+    )  # fmt: skip
+    return out
+
+
+@_int8_matmul.register_fake
+def _(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+    return x.new_empty(x.shape[0], w.shape[1] if transposed else w.shape[0], dtype=torch.int32)

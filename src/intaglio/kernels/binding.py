@@ -1,0 +1,147 @@
+"""The C structures of `cpu/abi.h`, field by field, and the loaded library."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intaglio.errors import UnknownChoice, UserError
+from intaglio.kernels import build
+
+PATHS = ("avx2", "torch")
+"""What `INTAGLIO_KERNELS` may force: the compiled kernels, or torch alone."""
+
+
+def _structure(name: str, **fields: Any) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+_pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
+_window_fields = (
+    "images in_height in_width out_height out_width kernel_height kernel_width "
+    "stride_height stride_width pad_height pad_width dilation_height dilation_width"
+)
+
+Weight = _structure(
+    "Weight", codes=_pointer, bits=_int64, row_bytes=_int64, out=_int64, taps=_int64, in_=_int64, zero_point=_pointer,
+    ratio=_pointer, levels=_pointer, groups=_int64, group_size=_int64,
+)  # fmt: skip
+Window = _structure("Window", **dict.fromkeys(_window_fields.split(), _int64))
+Product = _structure(
+    "Product", x=_pointer, x_stride=_int64, weight=ctypes.POINTER(Weight), window=ctypes.POINTER(Window),
+    grad_input=_int64, out_type=_int64, out=_pointer, out_stride=_int64, row_scale=_pointer, rows_per_scale=_int64,
+    column_scale=_pointer, bias=_pointer, threads=_int64,
+)  # fmt: skip
+Rows = _structure(
+    "Rows", x=_pointer, x_type=_int64, x_stride=_int64, groups=_int64, rows=_int64, columns=_int64, factor=_pointer,
+    samples=_int64, stochastic=_int64, seed=ctypes.c_uint64, codes=_pointer, scale=_pointer, threads=_int64,
+)  # fmt: skip
+ColumnSums = _structure(
+    "ColumnSums", a=_pointer, b=_pointer, scale=_pointer, b_type=_int64, rows_per_scale=_int64, samples=_int64,
+    rows=_int64, columns=_int64, sums=_pointer, threads=_int64,
+)  # fmt: skip
+
+TYPES = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2, torch.int8: 3}
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's data lies. The caller keeps the tensor alive."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where torch alone computes: that is said once, unless it was asked for.
+
+    Raises:
+        UserError: `INTAGLIO_KERNELS` names no path, or one that is not there.
+    """
+    wanted = os.environ.get("INTAGLIO_KERNELS")
+    if wanted is not None and wanted not in PATHS:
+        raise UnknownChoice("INTAGLIO_KERNELS", wanted, PATHS)
+    if wanted == "torch":
+        return None
+    loaded, reason = _load()
+    if loaded is None:
+        if wanted is not None:
+            raise UserError(f"INTAGLIO_KERNELS={wanted}, but {reason}")
+        warnings.warn(f"integer products run on torch alone, which is slow: {reason}", stacklevel=2)
+    return loaded
+
+
+def path_in_use() -> str:
+    """`avx2` or `torch`."""
+    return "torch" if library() is None else "avx2"
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    file = build.SOURCES / build.LIBRARY
+    again = "with a C++ compiler installed, run: python -m intaglio.kernels.build"
+    if not file.exists():
+        return None, f"the compiled kernels are missing; {again}"
+    try:
+        loaded = ctypes.CDLL(str(file))
+    except OSError as error:
+        return None, f"the compiled kernels do not load ({error}); {again}"
+    loaded.intaglio_sources.restype = ctypes.c_char_p
+    if loaded.intaglio_sources().decode() != build.sources_hash():
+        return None, f"the compiled kernels are older than their sources; {again}"
+    if not loaded.intaglio_runs_here():
+        return None, "this processor has no AVX2"
+    for name in ("intaglio_product", "intaglio_quantize_rows", "intaglio_column_sums"):
+        getattr(loaded, name).restype = None
+    return loaded, ""
+
+
+def compiled(*tensors: Tensor | None) -> ctypes.CDLL | None:
+    """The library, where these tensors are in its reach: on the CPU."""
+    return library() if all(t is None or t.device.type == "cpu" for t in tensors) else None
+
+
+def weight_of(
+    qdata: Tensor,
+    shape: tuple[int, int, int],
+    zero_point: Tensor | None = None,
+    ratio: Tensor | None = None,
+    levels: Tensor | None = None,
+    group_size: int | None = None,
+) -> ctypes.Structure:
+    """The structure of a frozen weight (O, taps, I), uint8 (two codes a byte) or int8, rows of contiguous codes."""
+    out, taps, channels = shape
+    size = max(1, taps * channels if group_size is None else group_size)
+    return Weight(
+        codes=address(qdata), bits=4 if qdata.dtype == torch.uint8 else 8, row_bytes=qdata.stride(0), out=out,
+        taps=taps, in_=channels, zero_point=address(zero_point), ratio=address(ratio), levels=address(levels),
+        groups=-(-taps * channels // size), group_size=size,
+    )  # fmt: skip
+
+
+def multiply(
+    weight: ctypes.Structure,
+    window: ctypes.Structure,
+    x: Tensor,
+    x_stride: int,
+    grad_input: bool,
+    out: Tensor,
+    row_scale: Tensor | None = None,
+    column_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """Call the compiled product. `out` (..., columns) is dense: int32, or float32 or bfloat16 with the scales."""
+    columns = out.shape[-1]
+    rows = out.numel() // columns if columns else 0
+    call = Product(
+        x=address(x), x_stride=x_stride, weight=ctypes.pointer(weight), window=ctypes.pointer(window),
+        grad_input=grad_input, out_type=TYPES[out.dtype], out=address(out), out_stride=columns,
+        row_scale=address(row_scale), rows_per_scale=1 if row_scale is None else max(1, rows // len(row_scale)),
+        column_scale=address(column_scale), bias=address(bias), threads=torch.get_num_threads(),
+    )  # fmt: skip
+    kernels = library()
+    assert kernels is not None
+    kernels.intaglio_product(ctypes.byref(call))

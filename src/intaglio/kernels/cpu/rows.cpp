@@ -1,0 +1,133 @@
+// Rounding of rows to INT8, and sums over rows.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "abi.h"
+
+namespace {
+
+constexpr float SMALLEST = 0x1p-119f;  // 127 / SMALLEST is finite; what is smaller counts as zero
+
+inline float load(const float* p, int64_t i) { return p[i]; }
+inline float load(const uint16_t* p, int64_t i) {
+    const uint32_t bits = static_cast<uint32_t>(p[i]) << 16;
+    float v;
+    std::memcpy(&v, &bits, 4);
+    return v;
+}
+
+inline uint32_t bits_of(float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    return bits;
+}
+
+// 24 random bits for one element: the finalizer of MurmurHash3 over its index and the seed.
+inline float uniform(uint32_t seed, uint32_t index) {
+    uint32_t h = index ^ seed;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    return static_cast<float>(static_cast<int32_t>((h ^ (h >> 16)) >> 8)) * 0x1p-24f;
+}
+
+// The bits of |x * factor| order like the numbers, and what is not finite lies above all.
+template <typename T, bool F>
+uint32_t largest(const T* x, const float* factor, int64_t columns) {
+    int32_t top = 0;
+    for (int64_t c = 0; c < columns; ++c) {
+        const float v = F ? load(x, c) * factor[c] : load(x, c);
+        top = std::max(top, static_cast<int32_t>(bits_of(v) & 0x7fffffff));
+    }
+    return static_cast<uint32_t>(top);
+}
+
+template <typename T, bool F, bool S>
+void round_row(const T* x, const float* factor, float inverse, uint32_t seed, uint32_t index, int64_t columns, int8_t* to) {
+    for (int64_t c = 0; c < columns; ++c) {
+        const float v = (F ? load(x, c) * factor[c] : load(x, c)) * inverse;
+        const float rounded = S ? std::floor(v + uniform(seed, index + static_cast<uint32_t>(c))) : std::nearbyint(v);
+        to[c] = static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(rounded, -127.0f), 127.0f)));
+    }
+}
+
+template <typename T, bool F>
+void group(const Rows& q, int64_t g) {
+    const T* x = static_cast<const T*>(q.x) + g * q.rows * q.x_stride;
+    const float* factor = F ? q.factor + g * q.samples / q.groups * q.columns : nullptr;
+    int8_t* to = q.codes + g * q.rows * q.columns;
+    uint32_t top = 0;
+    for (int64_t r = 0; r < q.rows; ++r) top = std::max(top, largest<T, F>(x + r * q.x_stride, factor, q.columns));
+    float absmax;
+    std::memcpy(&absmax, &top, 4);
+    if (top >= 0x7f800000 || absmax < SMALLEST) {
+        q.scale[g] = top >= 0x7f800000 ? NAN : 1.0f;  // NaN goes on to the whole result
+        std::memset(to, 0, q.rows * q.columns);
+        return;
+    }
+    q.scale[g] = absmax / 127.0f;
+    const float inverse = 127.0f / absmax;
+    const auto seed = static_cast<uint32_t>(q.seed);
+    for (int64_t r = 0; r < q.rows; ++r) {
+        const auto index = static_cast<uint32_t>((g * q.rows + r) * q.columns);
+        if (q.stochastic)
+            round_row<T, F, true>(x + r * q.x_stride, factor, inverse, seed, index, q.columns, to + r * q.columns);
+        else
+            round_row<T, F, false>(x + r * q.x_stride, factor, inverse, seed, index, q.columns, to + r * q.columns);
+    }
+}
+
+template <typename B>
+void column_sums(const ColumnSums& s, int64_t sample, int64_t from, int64_t to) {
+    constexpr int64_t BLOCK = 64;
+    const int64_t width = to - from;
+    std::vector<double> total(width, 0.0);
+    std::vector<float> part(width);
+    const B* all = static_cast<const B*>(s.b);
+    for (int64_t start = 0; start < s.rows; start += BLOCK) {
+        std::fill(part.begin(), part.end(), 0.0f);
+        for (int64_t r = start; r < std::min(start + BLOCK, s.rows); ++r) {
+            const int64_t row = sample * s.rows + r;
+            const float* a = s.a + row * s.columns + from;
+            const float scale = s.scale ? s.scale[row / s.rows_per_scale] : 1.0f;
+            if (all) {
+                const B* b = all + row * s.columns + from;
+                for (int64_t c = 0; c < width; ++c) part[c] += a[c] * (static_cast<float>(b[c]) * scale);
+            } else {
+                for (int64_t c = 0; c < width; ++c) part[c] += a[c];
+            }
+        }
+        for (int64_t c = 0; c < width; ++c) total[c] += part[c];
+    }
+    for (int64_t c = 0; c < width; ++c) s.sums[sample * s.columns + from + c] = static_cast<float>(total[c]);
+}
+
+}  // namespace
+
+extern "C" void intaglio_quantize_rows(const Rows* rows) {
+    const Rows& q = *rows;
+#pragma omp parallel for num_threads(q.threads) schedule(static) if (q.threads > 1 && q.groups > 1)
+    for (int64_t g = 0; g < q.groups; ++g) {
+        if (q.x_type == 1)
+            q.factor ? group<float, true>(q, g) : group<float, false>(q, g);
+        else
+            q.factor ? group<uint16_t, true>(q, g) : group<uint16_t, false>(q, g);
+    }
+}
+
+extern "C" void intaglio_column_sums(const ColumnSums* sums) {
+    const ColumnSums& s = *sums;
+    constexpr int64_t WIDTH = 256;
+    const int64_t parts = (s.columns + WIDTH - 1) / WIDTH;
+#pragma omp parallel for num_threads(s.threads) schedule(static) if (s.threads > 1)
+    for (int64_t task = 0; task < s.samples * parts; ++task) {
+        const int64_t from = task % parts * WIDTH, to = std::min(from + WIDTH, s.columns);
+        if (s.b_type == 1)
+            column_sums<float>(s, task / parts, from, to);
+        else
+            column_sums<int8_t>(s, task / parts, from, to);
+    }
+}

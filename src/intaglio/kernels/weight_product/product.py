@@ -1,0 +1,114 @@
+"""The product, by the fastest exact path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from intaglio.errors import UserError
+from intaglio.kernels import binding
+from intaglio.kernels.int8_matmul.checks import MAX_REDUCTION
+from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, scaled
+from intaglio.kernels.weight_product.weight import IntegerWeight
+from intaglio.kernels.weight_product.window import Window
+
+
+def weight_product(
+    x_BHWC: Tensor,
+    weight: IntegerWeight,
+    window: Window,
+    *,
+    row_scale: Tensor,
+    column_scale: Tensor,
+    bias: Tensor | None = None,
+    grad_input_size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`output` or `grad_input` of a frozen layer: integer sums, exact in int32, then
+
+        sums * row_scale * column_scale + bias,   each operation rounded to float32, in this order.
+
+    Args:
+        x_BHWC: int8 codes (B, H, W, C), the quantized input with C = I, or gradient with C = O. A matrix is
+            (1, 1, M, C) under the default `Window()`.
+        row_scale: float32 (G,), for each of G equal runs of output rows: tokens or samples.
+        column_scale: float32 (columns): one per output channel; for the gradient one per input channel.
+        bias: float32 (columns), or None.
+        grad_input_size: height and width of the layer's input; asks for `grad_input`. None asks for `output`.
+        dtype: torch.float32 or torch.bfloat16.
+
+    Returns:
+        (B, H', W', O), or (B, H, W, I).
+
+    Raises:
+        UserError: a shape that does not fit, or a reduction longer than int32 holds.
+    """
+    out, taps, channels = weight.shape
+    back = grad_input_size is not None
+    wanted, columns = (out, channels) if back else (channels, out)
+    if x_BHWC.dtype != torch.int8 or x_BHWC.ndim != 4 or x_BHWC.shape[3] != wanted or window.taps != taps:
+        raise UserError(
+            f"weight_product: codes {x_BHWC.dtype} {tuple(x_BHWC.shape)} against a weight of {out} x {taps} taps x "
+            f"{channels} under {window.taps} taps; expected torch.int8 (B, H, W, {wanted})"
+        )
+    if taps * wanted > MAX_REDUCTION:
+        raise UserError(
+            f"weight_product: a sum of {taps * wanted:,} products may not fit int32; at most {MAX_REDUCTION:,}"
+        )
+    if grad_input_size is not None and window.output_size(grad_input_size) != tuple(x_BHWC.shape[1:3]):
+        raise UserError(f"weight_product: an input of {grad_input_size} has no output of {tuple(x_BHWC.shape[1:3])}")
+    size = window.output_size((x_BHWC.shape[1], x_BHWC.shape[2])) if grad_input_size is None else grad_input_size
+    if len(row_scale) == 0 or (x_BHWC.shape[0] * size[0] * size[1]) % len(row_scale) or len(column_scale) != columns:
+        raise UserError(
+            f"weight_product: {len(row_scale)} row scales and {len(column_scale)} column scales for "
+            f"{x_BHWC.shape[0] * size[0] * size[1]} rows and {columns} columns"
+        )
+    geometry = [*window.kernel, *window.stride, *window.padding, *window.dilation, *size]
+    return _weight_product(
+        x_BHWC, weight.qdata, weight.zero_point, weight.ratio, weight.levels, list(weight.shape), weight.group_size,
+        geometry, back, row_scale, column_scale, bias, dtype,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("intaglio::weight_product", mutates_args=())
+def _weight_product(
+    x: Tensor,
+    qdata: Tensor,
+    zero_point: Tensor | None,
+    ratio: Tensor | None,
+    levels: Tensor | None,
+    shape: list[int],
+    group_size: int,
+    geometry: list[int],
+    back: bool,
+    row_scale: Tensor,
+    column_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    kernels = binding.compiled(x, qdata)
+    window = Window((geometry[0], geometry[1]), (geometry[2], geometry[3]), (geometry[4], geometry[5]),
+                    (geometry[6], geometry[7]))  # fmt: skip
+    size = (geometry[8], geometry[9])
+    if kernels is None:
+        weight = IntegerWeight(
+            qdata, (shape[0], shape[1], shape[2]), column_scale, zero_point, ratio, levels, group_size
+        )
+        codes = weight.codes().view(shape)
+        sums = grad_input_sums(x, codes, window, size) if back else output_sums(x, codes, window)
+        return scaled(sums, row_scale, column_scale, bias, dtype)
+    columns = shape[2] if back else shape[0]
+    out = x.new_empty(x.shape[0], *size, columns, dtype=dtype)
+    x, row_scale, column_scale = x.contiguous(), row_scale.float().contiguous(), column_scale.float().contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    binding.multiply(
+        binding.weight_of(qdata, (shape[0], shape[1], shape[2]), zero_point, ratio, levels, group_size),
+        binding.Window(*x.shape[:3], *size, *geometry[:8]),
+        x, x.shape[3], back, out, row_scale, column_scale, bias,
+    )  # fmt: skip
+    return out
+
+
+@_weight_product.register_fake
+def _(x, qdata, zero_point, ratio, levels, shape, group_size, geometry, back, row_scale, column_scale, bias, dtype):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0], geometry[8], geometry[9], shape[2] if back else shape[0], dtype=dtype)

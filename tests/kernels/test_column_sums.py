@@ -1,0 +1,42 @@
+"""Sums over tokens against float64."""
+
+import pytest
+import torch
+
+from intaglio.errors import UserError
+from intaglio.kernels.column_sums import column_sums
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (3, 64, 7), (2, 129, 257), (1, 1000, 300)], ids=str)
+def test_sums(shape):
+    samples, rows, _ = shape
+    a, b = torch.randn(shape), torch.randn(shape)
+    codes = torch.randint(-127, 128, shape, dtype=torch.int8)
+    for scale in (torch.rand(samples * rows) + 0.5, torch.rand(samples) + 0.5):
+        wide = codes.double() * scale.double().repeat_interleave(samples * rows // len(scale)).view(samples, rows, 1)
+        for got, product in (
+            (column_sums(a, b), a.double() * b.double()),
+            (column_sums(a), a.double()),
+            (column_sums(a, codes, scale), a.double() * wide),
+        ):
+            # Each product is rounded twice; a sum of n terms rounds n times at most: |error| <= (n + 2) u sum |terms|.
+            bound = (rows + 2) * 2.0**-24 * product.abs().sum(1)
+            assert ((got.double() - product.sum(1)).abs() <= bound).all()
+
+
+def test_strides():
+    a = torch.randn(2, 7, 5).transpose(1, 2)
+    torch.testing.assert_close(column_sums(a, a), (a * a).sum(1))
+
+
+def test_what_is_refused():
+    a = torch.zeros(2, 3, 4)
+    for call in (
+        lambda: column_sums(a, a[:1]),
+        lambda: column_sums(a, a.to(torch.int8)),
+        lambda: column_sums(a, a, torch.ones(6)),
+        lambda: column_sums(a, a.to(torch.int8), torch.ones(4)),
+        lambda: column_sums(a[0]),
+    ):
+        with pytest.raises(UserError, match="expected two of"):
+            call()

@@ -1,0 +1,127 @@
+"""The quantizer against a NumPy loop, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from intaglio.errors import UserError
+from intaglio.kernels.row_quantizer import dequantize_rows, quantize_rows
+from intaglio.kernels.row_quantizer.definition import SMALLEST
+
+SHAPES = [(1, 1, 1), (3, 1, 7), (5, 1, 64), (2, 9, 33), (4, 6, 127), (2, 100, 320), (1, 1, 1031), (0, 1, 4)]
+
+
+def mix(index, seed):
+    """The finalizer of MurmurHash3 in 32-bit arithmetic."""
+    h = np.uint32(index) ^ np.uint32(seed)
+    with np.errstate(over="ignore"):
+        h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+        h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return h ^ (h >> np.uint32(16))
+
+
+def slow(x, factor, seed):
+    """One group at a time, in float32 throughout."""
+    x = x.float().numpy()
+    codes, scales = np.zeros(x.shape, np.int8), np.ones(len(x), np.float32)
+    for g, rows in enumerate(x):
+        v = rows if factor is None else rows * factor[g * len(factor) // len(x)].numpy()
+        top = np.abs(v).max()
+        if not np.isfinite(top):
+            scales[g] = np.nan
+        elif top >= SMALLEST:
+            scales[g] = top / np.float32(127)
+            v = v * (np.float32(127) / top)
+            if seed is None:
+                rounded = np.rint(v)
+            else:
+                index = g * v.size + np.arange(v.size, dtype=np.uint32).reshape(v.shape)
+                u = (mix(index, seed) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+                rounded = np.floor(v + u)
+            codes[g] = np.clip(rounded, -127, 127)
+    return torch.from_numpy(codes), torch.from_numpy(scales)
+
+
+def assert_same(x, factor=None, seed=None):
+    got, expected = quantize_rows(x, factor, seed=seed), slow(x, factor, seed)
+    assert torch.equal(got[0], expected[0])
+    torch.testing.assert_close(got[1], expected[1], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", [None, 0, 12345, 2**32 - 1])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_the_loop(shape, seed):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    assert_same(x, seed=seed)
+    assert_same(x.bfloat16(), seed=seed)
+    for samples in {1, shape[0]} - {0}:
+        assert_same(x, torch.rand(samples, shape[2]) + 0.5, seed=seed)
+
+
+def test_odd_values():
+    """Ties, zero, what is too small to divide by, the largest float, what is not finite."""
+    rows = [
+        [127.0, 0.5, 1.5, -0.5, -2.5],
+        [0.0, -0.0, 0.0, 0.0, 0.0],
+        [SMALLEST / 2, -SMALLEST / 4, 0.0, 0.0, 1e-45],
+        [SMALLEST, -SMALLEST / 127, 0.0, 0.0, 0.0],
+        [3.4e38, -3.4e38, 1e38, 1.0, 0.0],
+        [1.0, float("inf"), 0.0, 0.0, 0.0],
+        [1.0, float("nan"), 0.0, 0.0, 0.0],
+    ]
+    x = torch.tensor(rows)[:, None]
+    assert_same(x)
+    assert_same(x, seed=7)
+    codes, scale = quantize_rows(x)
+    assert codes[0, 0].tolist() == [127, 0, 2, 0, -2]
+    assert scale[1:3].tolist() == [1.0, 1.0]
+    assert torch.isnan(scale[5:]).all()
+    assert not codes[5:].any()
+
+
+def test_strides():
+    wide = torch.randn(12, 10, 34)
+    for x in (
+        wide[:, :1, 1:33],
+        wide.transpose(0, 1),
+        wide.transpose(1, 2),
+        wide[::2, ::3],
+        wide[:1].expand(4, 10, 34),
+    ):
+        assert_same(x)
+
+
+def test_the_error_is_half_a_step():
+    x = torch.randn(50, 3, 40)
+    codes, scale = quantize_rows(x)
+    # half a step, and the roundings of x * (127 / m), of m / 127 and of codes * scale, at most 127 steps each
+    bound = scale[:, None, None] * (0.5 + 127 * 4 * 2.0**-24)
+    assert ((dequantize_rows(codes, scale) - x).abs() <= bound).all()
+
+
+def test_stochastic_rounding_is_unbiased():
+    x = torch.full((1, 1, 200_001), 0.3)
+    x[..., -1] = 127.0
+    codes = quantize_rows(x, seed=3)[0][..., :-1].double()
+    standard_error = (0.3 * 0.7 / 200_000) ** 0.5
+    assert abs(codes.mean() - 0.3) < 5 * standard_error
+    assert set(codes.unique().tolist()) == {0.0, 1.0}
+
+
+def test_threads_change_nothing():
+    x = torch.randn(64, 1, 333)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(quantize_rows(x, seed=5))
+    torch.set_num_threads(before)
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_what_is_refused():
+    with pytest.raises(UserError, match=r"x \(4, 5\) with factor None; expected \(groups, rows, columns\)"):
+        quantize_rows(torch.zeros(4, 5))
+    with pytest.raises(UserError, match=r"x \(4, 1, 5\) with factor \(3, 5\)"):
+        quantize_rows(torch.zeros(4, 1, 5), torch.ones(3, 5))
