@@ -25,6 +25,7 @@ from pretrain.runtime import Budget, Workers, append_log, mixed_precision, pick_
 from pretrain.tokenizer import train_tokenizer
 from pretrain.train_vae import composite, encode
 
+TRAINED_VAE = Path("out/pretrain/vae/vae")  # where train_vae leaves it
 CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
 
 
@@ -107,14 +108,17 @@ def spread_timesteps(count: int, power: float = 1, generator: torch.Generator | 
 
 def load_parts(arguments: argparse.Namespace, pack: Pack) -> Parts:
     if arguments.init:
-        return load_base(arguments.init)
+        parts = load_base(arguments.init)
+        if arguments.vae:
+            parts.vae = AutoencoderKL.from_pretrained(arguments.vae)
+        return parts
     folder = arguments.out / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         drawings = pack.drawings()
         captions = every_caption(drawings, {label: allowed_colours(label) for label, _, _ in drawings})
         train_tokenizer(captions, sorted({row["label"] for row in pack.rows}), folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    vae = AutoencoderKL.from_pretrained(arguments.vae)
+    vae = AutoencoderKL.from_pretrained(arguments.vae or TRAINED_VAE)
     return Parts(tokenizer, new_text_encoder(tokenizer), vae, new_unet())
 
 
@@ -123,7 +127,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="stop this piece after so long")
     parser.add_argument("--total_minutes", type=float, help="length of the whole schedule (default: --minutes)")
     parser.add_argument("--data", type=Path, default=PACK)
-    parser.add_argument("--vae", type=Path, default=Path("out/pretrain/vae/vae"))
+    parser.add_argument("--vae", type=Path, help=f"default: that of --init, else {TRAINED_VAE}")
     parser.add_argument("--out", type=Path, default=Path("out/pretrain/unet"))
     parser.add_argument("--init", type=Path, help="start from this pipeline folder instead of from nothing")
     parser.add_argument("--samples_before", type=int, default=0, help="samples that --init has seen, for the log")

@@ -171,6 +171,21 @@ def test_dequantize_gives_a_float_model_that_saves_as_one(int4_folder, tmp_path)
     torch.testing.assert_close(run(DiffusionPipeline.from_pretrained(tmp_path / "float")), expected)
 
 
+def test_a_low_rank_merge_into_float_saves_as_a_float_model(int4_folder, tmp_path):
+    pipeline = DiffusionPipeline.from_pretrained(int4_folder)
+    adapter = intaglio.attach(pipeline.unet, intaglio.QLora(rank=2))
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.uniform_(-0.1, 0.1)
+    expected = run(pipeline)
+    adapter.merge(dequantize=True)
+    torch.testing.assert_close(run(pipeline), expected, rtol=1e-4, atol=1e-4)
+    pipeline.save_pretrained(tmp_path / "float")
+    assert "quantization_config" not in json.loads((tmp_path / "float" / "unet" / "config.json").read_text())
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "float")
+    torch.testing.assert_close(run(loaded), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_device_map_and_disk(int4_folder):
     unet = UNet2DConditionModel.from_pretrained(int4_folder, subfolder="unet", device_map={"": "cpu"})
     assert_same(quantized_tensors(unet), quantized_tensors(denoiser_of(in_memory("sd", "int4"))[1]))

@@ -138,6 +138,8 @@ class Adapter:
         if dequantize:
             for name, layer in list(find_layers(self.model)):
                 replace(self.model, name, frozen.to_float(layer))
+            if getattr(self.model, "hf_quantizer", None) is not None:
+                self.model.dequantize()  # pyright: ignore[reportCallIssue]  of diffusers: its config says float again
             self.model.__dict__.pop("_intaglio_base", None)
         self.model.requires_grad_(False)
         return self.model

@@ -27,7 +27,7 @@ class QuantizedWeight:
     """A weight as it lies in memory and on disk."""
 
     qdata: Tensor
-    """uint8 (O, ceil(K / 2)) for 4 bits, int8 (O, K) for 8 bits."""
+    """uint8 (O, ceil(K / 2)) for 4 bits, int8 (O, K) for more."""
     scale: Tensor
     """float32 (O, G)."""
     zero_point: Tensor | None
@@ -66,7 +66,7 @@ def quantize(weight: Tensor, format: Format, search: RangeSearch = "mse") -> Qua
         dtype=torch.uint8 if format.bits == 4 else torch.int8,
         device=weight.device,
     )
-    scale = torch.empty(num_rows, groups, device=weight.device)
+    scale = torch.empty(num_rows, groups, dtype=torch.float32, device=weight.device)
     zero_point = torch.empty(num_rows, groups, dtype=torch.int8, device=weight.device)
     for start in range(0, num_rows, step):
         block = slice(start, start + step)
