@@ -111,7 +111,7 @@ def compute_input(x: Tensor) -> Tensor:
     A custom autograd function's backward runs outside of autocast: cast before it, and both directions agree.
     """
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
 

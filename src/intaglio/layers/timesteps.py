@@ -51,6 +51,15 @@ class Selection:
         return self.rows.repeat_interleave(batch // len(self.rows))
 
 
+def select(timestep: Tensor, num_intervals: int, range_: float) -> Selection:
+    """The intervals of timesteps (B,). On the meta device, without values, samples are spread over the intervals."""
+    if timestep.is_meta:
+        touched = min(len(timestep), num_intervals)
+        return Selection(tuple(range(touched)), torch.arange(len(timestep), device="meta") % touched)
+    touched, rows = interval_of(timestep, num_intervals, range_).unique(return_inverse=True)
+    return Selection(tuple(touched.tolist()), rows)
+
+
 class TimestepContext:
     """Shared by the timestep layers of one denoiser."""
 
@@ -82,8 +91,7 @@ def install_hook(model: nn.Module, context: TimestepContext, num_intervals: int,
         timestep = torch.as_tensor(timestep, device=sample.device)
         if timestep.ndim == 0 or len(timestep) == 1:
             timestep = timestep.reshape(1).expand(len(sample))
-        touched, rows = interval_of(timestep, num_intervals, range_).unique(return_inverse=True)
-        context.selection = Selection(tuple(touched.tolist()), rows)
+        context.selection = select(timestep, num_intervals, range_)
         _remember_in_checkpoints(module, context)
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)

@@ -96,6 +96,11 @@ def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> M
     return ModelInfo(source, folder, False, index.get("_class_name"), denoiser, index[denoiser][1], format, base_hash)
 
 
+def read_component_config(info: ModelInfo, component: str, revision: str | None = None) -> dict[str, Any]:
+    """`config.json` of a component of a pipeline that is no single file."""
+    return _read_json(info.source, info.folder, f"{component}/config.json", revision)
+
+
 def _is_component(value: Any) -> bool:
     """[library, class], where a component that was left out is [null, null]."""
     return isinstance(value, list) and len(value) == 2 and value[1] is not None
