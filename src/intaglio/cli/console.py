@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:  # a tenth of a second that `--help` does without
+    from rich.console import Console
+    from rich.table import Table
 
 
 def make_console() -> Console:
     """The console for people, on standard error; libraries' chatter is kept out of it."""
+    from rich.console import Console
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -32,6 +36,8 @@ def quiet_libraries() -> None:
 
 
 def two_columns(title: str, rows: list[tuple[str, str]]) -> Table:
+    from rich.table import Table
+
     table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
