@@ -25,7 +25,8 @@ MAY_IMPORT = {
 }
 TOP = {"quantizers", "kernels", "layers", "methods", "diffusion", "data", "pipelines", "evaluation", "trace"} | COMMON
 MAY_IMPORT["training"] = TOP
-MAY_IMPORT["cli"] = TOP | {"training", "accelerator"}
+MAY_IMPORT["benchmark"] = TOP | {"training"}
+MAY_IMPORT["cli"] = TOP | {"training", "benchmark", "accelerator"}
 
 
 def package_of(path: Path) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare_hardware": "Methods, ranks and models on several accelerators.",
     "explore": "Search accelerator designs for a Pareto front.",
 }
+    "bench_data": "Build the benchmark: subjects, families, objects, styles, from open packages.",
 
 
 class _LazyGroup(click.Group):
