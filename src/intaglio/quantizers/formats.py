@@ -38,7 +38,7 @@ class Format:
 
     name: str
     bits: int
-    """Bits a code takes in memory and on disk: 4 (two codes a byte) or 8."""
+    """Bits of a code, 4 to 8. Four lie two to a byte; 5 to 7 take a whole one: they are for sweeps and save nothing."""
     group_size: int | None
     """Consecutive weights of one output channel that share a scale; None: the whole channel."""
     symmetric: bool = True
@@ -58,16 +58,16 @@ class Format:
         return 1 if self.group_size is None else -(-reduction // self.group_size)
 
     def row_bytes(self, reduction: int) -> int:
-        """Bytes of the codes of one output channel."""
-        return -(-reduction * self.bits // 8)
+        """Bytes of the codes of one output channel, in memory and on disk."""
+        return -(-reduction // 2) if self.bits == 4 else reduction
 
 
-_PATTERN = re.compile(r"(int8|int4|nf4)(?:_g(\d+))?(_asym)?")
-FORMAT_NAMES = ("int8", "int8_asym", "int4", "int4_asym", "int4_g64", "int4_g64_asym", "nf4")
+_PATTERN = re.compile(r"(int[4-8]|nf4)(?:_g(\d+))?(_asym)?")
+FORMAT_NAMES = ("int8", "int8_asym", "int7", "int6", "int5", "int4", "int4_asym", "int4_g64", "int4_g64_asym", "nf4")
 
 
 def parse_format(name: str | Format) -> Format:
-    """The format called `name`: `int8`, `int4`, `nf4`, with `_g<size>` for groups and `_asym` for zero points."""
+    """The format called `name`: `int8` to `int4`, `nf4`, with `_g<size>` for groups and `_asym` for zero points."""
     if isinstance(name, Format):
         return name
     match = _PATTERN.fullmatch(name)

@@ -1,0 +1,74 @@
+"""The rows of a layer's matrix product: tokens of a Linear, unfolded patches of a Conv2d; and back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from intaglio.layers.geometry import Conv2dGeometry, Geometry
+
+
+def channels_last_rows(x: Tensor, geometry: Geometry) -> Tensor:
+    """(B, ..., C) of a Linear or (B, C, H, W) of a Conv2d -> (rows, C)."""
+    return (x.permute(0, 2, 3, 1) if isinstance(geometry, Conv2dGeometry) else x).reshape(-1, _channels(x, geometry))
+
+
+def from_channels_last_rows(rows: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """The inverse, to `shape`; a convolution's comes back as a channels-last view."""
+    if not isinstance(geometry, Conv2dGeometry):
+        return rows.view(shape)
+    batch, channels, height, width = shape
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def output_shape(input_shape: torch.Size, geometry: Geometry) -> torch.Size:
+    if not isinstance(geometry, Conv2dGeometry):
+        return torch.Size([*input_shape[:-1], geometry.out_channels])
+    sides = [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(
+            input_shape[2:], geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True
+        )
+    ]
+    return torch.Size([input_shape[0], geometry.out_channels, *sides])
+
+
+def unfold(rows: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
+    """(rows, I) of the input, any dtype -> (M, K) as the product takes them: taps before channels."""
+    if not isinstance(geometry, Conv2dGeometry) or _is_pointwise(geometry):
+        return rows
+    batch, channels, height, width = input_shape
+    top, left = geometry.padding
+    padded = F.pad(rows.view(batch, height, width, channels), (0, 0, left, left, top, top))
+    _, _, out_height, out_width = output_shape(input_shape, geometry)
+    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
+    b, y, x, c = padded.stride()
+    shape = (batch, out_height, out_width, kh, kw, channels)
+    return padded.as_strided(shape, (b, y * sh, x * sw, y * dh, x * dw, c)).reshape(-1, kh * kw * channels)
+
+
+def fold(patches: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
+    """The transpose of `unfold`: (M, K) -> (rows, I), sums in the dtype of `patches`."""
+    if not isinstance(geometry, Conv2dGeometry) or _is_pointwise(geometry):
+        return patches
+    batch, channels, height, width = input_shape
+    top, left = geometry.padding
+    padded = patches.new_zeros(batch, height + 2 * top, width + 2 * left, channels)
+    _, _, out_height, out_width = output_shape(input_shape, geometry)
+    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
+    pieces = patches.view(batch, out_height, out_width, kh, kw, channels)
+    for i in range(kh):
+        for j in range(kw):
+            rows = slice(i * dh, i * dh + (out_height - 1) * sh + 1, sh)
+            columns = slice(j * dw, j * dw + (out_width - 1) * sw + 1, sw)
+            padded[:, rows, columns] += pieces[:, :, :, i, j]
+    return padded[:, top : top + height, left : left + width].reshape(-1, channels)
+
+
+def _is_pointwise(geometry: Conv2dGeometry) -> bool:
+    return geometry.kernel_size == (1, 1) and geometry.stride == (1, 1) and geometry.padding == (0, 0)
+
+
+def _channels(x: Tensor, geometry: Geometry) -> int:
+    return x.shape[1] if isinstance(geometry, Conv2dGeometry) else x.shape[-1]
