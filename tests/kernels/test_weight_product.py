@@ -104,7 +104,7 @@ def test_other_formats_lose_half_a_step(format):
     assert weight.codes().abs().max() <= 127
 
 
-@pytest.mark.parametrize(("code", "value"), itertools.product([-127, 127], [-8.0, 7.0, -127.0, 127.0]))
+@pytest.mark.parametrize(("code", "value"), list(itertools.product([-127, 127], [-8.0, 7.0, -127.0, 127.0])))
 def test_saturating_values(code, value):
     """Where 16-bit sums would overflow if they were not widened in time."""
     name = "int4" if abs(value) <= 8 else "int8"

@@ -1,17 +1,21 @@
 """Linear and Conv2d over a frozen weight, float or packed integers: neither direction leaves a float copy behind.
 
 `output`: y = (x * input_scale) W_hat^T + bias. `grad_input`: dx = (dy W_hat) * input_scale. There is no `grad_weight`.
+Each runs in integers where the layer's `integer_gemms` names it (`layers/integer.py`), else in float.
 The quantized layers are `nn.Linear` and `nn.Conv2d` to whoever asks by type.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from intaglio.kernels.weight_product import IntegerWeight, integer_weight
+from intaglio.layers import integer
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.geometry import Geometry, geometry_of
 from intaglio.layers.shown_weight import ShownWeight
@@ -35,6 +39,8 @@ class QuantizedLayer(FixedDtype):
     bias: nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
     format: Format
     geometry: Geometry
+    integer_gemms: tuple[str, ...] = ()
+    """Which of `output` and `grad_input` run in integers; set for a whole model by `set_integer_gemms`."""
 
     def _take(self, quantized: QuantizedWeight, input_scale: Tensor | None, bias: Tensor | None) -> None:
         self.format = quantized.format
@@ -50,6 +56,10 @@ class QuantizedLayer(FixedDtype):
         return dequantize(
             QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape), dtype
         )
+
+    def integer_weight(self) -> IntegerWeight:
+        """What the packed codes are multiplied as in integers: a view, without `input_scale`."""
+        return integer_weight(QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape))
 
     @property
     def weight(self) -> Tensor:
@@ -132,8 +142,31 @@ def input_scale(layer: nn.Linear | nn.Conv2d) -> Tensor | None:
     return layer.input_scale if isinstance(layer, QuantizedLayer) else None
 
 
+def integer_base(layer: nn.Linear | nn.Conv2d, gemm: str, dtype: torch.dtype) -> QuantizedLayer | None:
+    """The layer, if it computes this product of this dtype in integers; else None."""
+    if isinstance(layer, QuantizedLayer) and gemm in layer.integer_gemms and integer.can(layer.geometry, dtype):
+        return layer
+    return None
+
+
+def set_integer_gemms(model: nn.Module, gemms: Sequence[str]) -> None:
+    """Say for every quantized layer of `model` which of its products run in integers.
+
+    Raises:
+        UnknownChoice: a name that is not in `layers.integer.GEMMS`.
+    """
+    names = integer.check_gemms(gemms)
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            module.integer_gemms = names
+
+
 def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     """What the layer computes, in the dtype of `x`."""
+    base = integer_base(layer, "output", x.dtype)
+    if base is not None:
+        codes = integer.to_codes(x, base.geometry, base.input_scale)
+        return integer.output(codes, base.geometry, base.integer_weight(), base.bias, x.shape, x.dtype)
     shape, scale = geometry(layer), input_scale(layer)
     if scale is not None:
         x = x * shape.along_channels(scale.to(x.dtype), x)
@@ -141,9 +174,20 @@ def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     return shape.output(x, float_weight(layer, x.dtype), bias)
 
 
-def grad_input(layer: nn.Linear | nn.Conv2d, grad: Tensor, input_shape: torch.Size) -> Tensor:
-    """The gradient of `output` with respect to `x`, in the dtype of `grad`."""
+def grad_input(
+    layer: nn.Linear | nn.Conv2d, grad: Tensor, input_shape: torch.Size, factor: Tensor | None = None
+) -> Tensor:
+    """The gradient of `output` with respect to `x`, in the dtype of `grad`.
+
+    Args:
+        factor: float32 (O,) or one row per sample (B, O), multiplied into `grad` first; None for 1.
+    """
     shape, scale = geometry(layer), input_scale(layer)
+    base = integer_base(layer, "grad_input", grad.dtype)
+    if base is not None:
+        return integer.grad_input(grad, shape, base.integer_weight(), factor, input_shape, scale)
+    if factor is not None:
+        grad = grad * shape.along_channels(factor.to(grad.dtype), grad)
     grad_x = shape.grad_input(grad, float_weight(layer, grad.dtype), input_shape)
     return grad_x if scale is None else grad_x * shape.along_channels(scale.to(grad_x.dtype), grad_x)
 

@@ -9,13 +9,15 @@ Linear: `lora_a` (r, I), `lora_b` (O, r). Conv2d: `lora_a` (r, I, kh, kw) with t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
-from intaglio.layers import frozen
+from intaglio.layers import frozen, integer
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
 from intaglio.layers.kinds import MergeableLayer
@@ -49,6 +51,9 @@ class LowRankLayer(MergeableLayer):
         x = compute_input(x)
         a, b = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype)
         shape = frozen.geometry(self.base)
+        base = frozen.integer_base(self.base, "output", x.dtype)
+        if base is not None and not isinstance(shape, Conv2dGeometry):
+            return IntegerLowRankProduct.apply(x, a, b, self.scaling, base)
         if isinstance(shape, Conv2dGeometry):
             update = F.conv2d(F.conv2d(x, a, None, shape.stride, shape.padding, shape.dilation), b)
         else:
@@ -72,6 +77,47 @@ class LowRankLayer(MergeableLayer):
         product = torch.einsum("or,r...->o...", self.lora_b.flatten(1), self.lora_a)
         layer.weight += (self.scaling * product).to(layer.weight.dtype)
         return layer
+
+
+class IntegerLowRankProduct(torch.autograd.Function):
+    """`base(x) + scaling * b (a x)` of a Linear whose `output` runs in integers.
+
+    Between the passes lie the INT8 codes of `x`, which the base's product needs anyway, and `a x`; `grad_a` is taken
+    from those codes.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, base: QuantizedLayer
+    ) -> Tensor:
+        """`x` (B, ..., I), `a` (r, I), `b` (O, r), of one dtype."""
+        codes = integer.to_codes(x, base.geometry, base.input_scale)
+        y = integer.output(codes, base.geometry, base.integer_weight(), base.bias, x.shape, x.dtype)
+        h = x.reshape(-1, a.shape[1]) @ a.T
+        y.view(-1, len(b)).addmm_(h, b.T, alpha=scaling)
+        ctx.base, ctx.scaling, ctx.input_shape = base, scaling, x.shape
+        ctx.save_for_backward(codes.qdata, codes.scale, h, a, b)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        qdata, scale, h, a, b = ctx.saved_tensors
+        need_x, need_a, need_b = ctx.needs_input_grad[:3]
+        rows = grad.reshape(-1, len(b))
+        grad_h = ctx.scaling * (rows @ b)
+        grad_a = grad_b = grad_x = None
+        if need_b:
+            grad_b = ctx.scaling * (rows.T @ h)
+        if need_a:
+            grad_a = (grad_h.float() * scale[:, None]).T @ qdata.view(len(h), -1).float()
+            if ctx.base.input_scale is not None:
+                grad_a = torch.where(ctx.base.input_scale == 0, 0.0, grad_a / ctx.base.input_scale)
+            grad_a = grad_a.to(a.dtype)
+        if need_x:
+            grad_x = frozen.grad_input(ctx.base, grad, ctx.input_shape)
+            grad_x.view(-1, a.shape[1]).addmm_(grad_h, a)
+        return grad_x, grad_a, grad_b, None, None
 
 
 def check_pair(rank: int, alpha: float | None) -> None:

@@ -8,7 +8,7 @@ The layer computes with `W = (1 + o) W_hat (1 + i)` per output and input channel
     dr_out = sum over tokens of dy * (y0 - b)      dr_in = sum over tokens of dxs * x
 
 The same for a convolution, with its product in place of the matrix product. The bias goes into the product, although it
-is not scaled, so that a layer whose factors are 1 equals its base bit for bit.
+is not scaled, so that a layer whose factors are 1 equals its base bit for bit. In integers it is added last in both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from intaglio.layers import frozen
+from intaglio.layers import frozen, integer
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.kinds import AdapterLayer, MergeableLayer, TimestepLayer
 from intaglio.layers.timesteps import TimestepContext
@@ -60,21 +60,84 @@ class ScaledProduct(torch.autograd.Function):
                 grad_out -= ctx.base.bias * _sum_to_sets(grad, r_out, rows, ctx.base)
         if not (need_x or need_in):
             return None, grad_out, None, None, None
-        grad_xs = frozen.grad_input(ctx.base, grad * _factor(r_out, rows, ctx.base, grad), ctx.input_shape)
+        grad_xs = frozen.grad_input(ctx.base, grad, ctx.input_shape, _chosen(r_out, rows))
         grad_in = _sum_to_sets(grad_xs * x, r_in, rows, ctx.base) if need_in else None
         grad_x = grad_xs if r_in is None else grad_xs * _factor(r_in, rows, ctx.base, grad_xs)
         return grad_x if need_x else None, grad_out, grad_in, None, None
 
 
+class IntegerScaledProduct(torch.autograd.Function):
+    """The same where `output` runs in integers. Keeps the INT8 codes of `x * r_in` and of `y0 - b`, no float tensor.
+
+    `x` in `dr_in` is taken back from its codes, so a factor of exactly 0 gets no gradient.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, base: QuantizedLayer
+    ) -> Tensor:
+        factor = _input_factor(r_in, rows, base)
+        codes = integer.to_codes(x, base.geometry, factor)
+        z = integer.output(codes, base.geometry, base.integer_weight(), None, x.shape, x.dtype)
+        kept = integer.to_codes(z, base.geometry, None, by_token=True) if ctx.needs_input_grad[1] else None
+        ctx.base, ctx.input_shape = base, x.shape
+        ctx.save_for_backward(
+            *((codes.qdata, codes.scale) if ctx.needs_input_grad[2] else (None, None)),
+            *((kept.qdata, kept.scale) if kept is not None else (None, None)),
+            r_out,
+            r_in,
+            rows,
+        )
+        y = z.mul_(base.geometry.along_channels(_chosen(r_out, rows).to(z.dtype), z))
+        return y if base.bias is None else y.add_(base.geometry.along_channels(base.bias.to(y.dtype), y))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_codes, x_scale, z_codes, z_scale, r_out, r_in, rows = ctx.saved_tensors
+        need_x, need_out, need_in = ctx.needs_input_grad[:3]
+        base, grad_out, grad_in = ctx.base, None, None
+        if need_out:
+            per_sample = integer.sum_products(grad, integer.Codes(z_codes, z_scale), base.geometry)
+            grad_out = _add_to_sets(per_sample, r_out, rows)
+        if not (need_x or need_in):
+            return None, grad_out, None, None, None
+        grad_xs = frozen.grad_input(base, grad, ctx.input_shape, _chosen(r_out, rows))
+        if need_in:
+            per_sample = integer.sum_products(grad_xs, integer.Codes(x_codes, x_scale), base.geometry)
+            factor = _input_factor(r_in, rows, base)
+            assert factor is not None
+            grad_in = _add_to_sets(torch.where(factor == 0, 0.0, per_sample / factor), r_in, rows)
+        if need_x and r_in is not None:
+            grad_xs = grad_xs.mul_(base.geometry.along_channels(_chosen(r_in, rows).to(grad.dtype), grad_xs))
+        return grad_xs if need_x else None, grad_out, grad_in, None, None
+
+
+def _chosen(r: Tensor, rows: Tensor | None) -> Tensor:
+    """The factors of each sample (B, C), or of all of them (C,)."""
+    return r[0] if rows is None else r[rows]
+
+
+def _input_factor(r_in: Tensor | None, rows: Tensor | None, base: QuantizedLayer) -> Tensor | None:
+    """What `x` is multiplied with before it is rounded: `r_in` and the base's own."""
+    if r_in is None:
+        return base.input_scale
+    chosen = _chosen(r_in, rows)
+    return chosen if base.input_scale is None else chosen * base.input_scale
+
+
 def _factor(r: Tensor, rows: Tensor | None, base: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     """The factors of each sample, shaped to multiply the channels of `x`, in its dtype."""
-    chosen = r[0] if rows is None else r[rows]
-    return frozen.geometry(base).along_channels(chosen.to(x.dtype), x)
+    return frozen.geometry(base).along_channels(_chosen(r, rows).to(x.dtype), x)
 
 
 def _sum_to_sets(product: Tensor, r: Tensor, rows: Tensor | None, base: nn.Linear | nn.Conv2d) -> Tensor:
     """Sum (B, ..., C) over everything but channels, and over the samples of each scale set: (E, C) like `r`."""
-    per_sample = frozen.geometry(base).per_sample_sum(product)
+    return _add_to_sets(frozen.geometry(base).per_sample_sum(product), r, rows)
+
+
+def _add_to_sets(per_sample: Tensor, r: Tensor, rows: Tensor | None) -> Tensor:
+    """Sums of each sample (B, C) -> of each scale set, (E, C) like `r`."""
     if rows is None:
         return per_sample.sum(0, keepdim=True).to(r.dtype)
     sums = torch.zeros(r.shape, dtype=per_sample.dtype, device=r.device)
@@ -102,7 +165,11 @@ class _Scales(AdapterLayer):
     def _forward(self, x: Tensor, sets: tuple[int, ...], rows: Tensor | None) -> Tensor:
         r_out = torch.stack([1 + self.output_offset[i] for i in sets])
         r_in = None if self.input_offset is None else torch.stack([1 + self.input_offset[i] for i in sets])
-        return ScaledProduct.apply(compute_input(x), r_out, r_in, rows if len(sets) > 1 else None, self.base)
+        x, rows = compute_input(x), rows if len(sets) > 1 else None
+        base = frozen.integer_base(self.base, "output", x.dtype)
+        if base is not None:
+            return IntegerScaledProduct.apply(x, r_out, r_in, rows, base)
+        return ScaledProduct.apply(x, r_out, r_in, rows, self.base)
 
 
 class ScaledLayer(_Scales, MergeableLayer):
