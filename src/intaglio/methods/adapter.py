@@ -147,6 +147,7 @@ class Adapter:
     def _put(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
         for name, layer in layers.items():
             replace(self.model, name, layer)
+        frozen.set_integer_gemms(self.model, ())
         if self._remove_hook is not None:
             self._remove_hook()
         self._base_hash = None

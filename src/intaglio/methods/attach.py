@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from intaglio.errors import UserError
+from intaglio.layers.frozen import set_integer_gemms
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.model import (
     KEEP_FLOAT,
@@ -67,6 +68,7 @@ def attach(
     adapted = {name: method.adapt(layers[name], context) for name in chosen}
     for name, module in adapted.items():
         replace(model, name, module)
+    set_integer_gemms(model, method.frozen_integer_gemms())
     timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)
     remove_hook = None
     if timed is not None:

@@ -36,6 +36,10 @@ class Method(ABC):
     learning_rate: ClassVar[float]
     """A default that gives a good result with AdamW."""
 
+    def frozen_integer_gemms(self) -> tuple[str, ...]:
+        """Which products of the quantized layers run in integers: names of `layers.integer.GEMMS`."""
+        return ()
+
     @abstractmethod
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
         """The trainable replacement of one frozen layer; equal to it at the start."""

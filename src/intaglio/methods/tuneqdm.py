@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from intaglio.errors import UserError
+from intaglio.layers.integer import check_gemms
 from intaglio.layers.scaled import ScaledLayer, TimestepScaledLayer
 from intaglio.layers.timesteps import TimestepContext
 from intaglio.methods.method import Method
@@ -18,10 +19,12 @@ class TuneQDM(Method):
     Args:
         base: format of the frozen weights; None takes the model's own, or int4 where the model is float.
         num_intervals: N of the paper; 1 trains one set for all timesteps, which can be merged.
+        integer_gemms: which products of the quantized layers run in integers: "output", "grad_input", both, or none.
     """
 
     base: str | None = None
     num_intervals: int = 4
+    integer_gemms: tuple[str, ...] = ()
 
     name = "tuneqdm"
     summary = "scales per output and input channel and timestep interval of a quantized base"
@@ -32,6 +35,10 @@ class TuneQDM(Method):
     def __post_init__(self) -> None:
         if not 1 <= self.num_intervals <= 1000:
             raise UserError(f"num_intervals must be 1 to 1000, not {self.num_intervals}")
+        object.__setattr__(self, "integer_gemms", check_gemms(self.integer_gemms))
+
+    def frozen_integer_gemms(self) -> tuple[str, ...]:
+        return self.integer_gemms
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
         if self.num_intervals == 1:

@@ -27,6 +27,9 @@ class Recipe(StrictModel):
     num_intervals: int | None = Field(None, description="timestep intervals with scales of their own (tuneqdm) [4]")
     rank: int | None = Field(None, description="rank of the low-rank pairs (lora, qlora) [16]")
     lora_alpha: float | None = Field(None, description="scaling = alpha / rank (lora, qlora) [rank]")
+    integer_gemms: tuple[str, ...] | None = Field(
+        None, description="products of quantized layers that run in integers: output, grad_input [none]"
+    )
     targets: tuple[str, ...] | None = Field(None, description="ends of names of the layers to train, as in PEFT")
     keep_float: tuple[str, ...] | None = Field(None, description="starts of names of layers that are not quantized")
     range_search: Literal["absmax", "percentile", "mse"] = Field("mse", description="how a float base is quantized")
@@ -107,6 +110,7 @@ class Recipe(StrictModel):
             "base": self.base,
             "num_intervals": self.num_intervals,
             "rank": self.rank,
+            "integer_gemms": self.integer_gemms,
             "alpha": self.lora_alpha,
         }
         return {key: value for key, value in given.items() if value is not None}
