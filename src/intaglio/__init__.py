@@ -24,6 +24,7 @@ _HOMES = {
     "Method": "methods.method",
     "Peqa": "methods.peqa",
     "QLora": "methods.qlora",
+    "QuantizedLora": "methods.int8_lora",
     "TuneQDM": "methods.tuneqdm",
     "UserError": "errors",
     "attach": "methods.attach",
@@ -40,6 +41,7 @@ __all__ = [
     "Method",
     "Peqa",
     "QLora",
+    "QuantizedLora",
     "TuneQDM",
     "UserError",
     "attach",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from intaglio.methods.adapter import Adapter
     from intaglio.methods.attach import attach, load_adapter
     from intaglio.methods.full import Full
+    from intaglio.methods.int8_lora import QuantizedLora
     from intaglio.methods.lora import Lora
     from intaglio.methods.method import Method
     from intaglio.methods.peqa import Peqa

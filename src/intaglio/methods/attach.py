@@ -30,8 +30,6 @@ from intaglio.methods.registry import build_method
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RangeSearch
 
-DEFAULT_BASE = "int4"
-
 
 def attach(
     model: nn.Module,
@@ -65,7 +63,7 @@ def attach(
     model.requires_grad_(method.trains_rest and targets is None)
 
     context = TimestepContext()
-    adapted = {name: method.adapt(layers[name], context) for name in chosen}
+    adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():
         replace(model, name, module)
     set_integer_gemms(model, method.frozen_integer_gemms())
@@ -119,7 +117,7 @@ def _settle_base(model: nn.Module, method: Method, keep_float: Sequence[str], ra
         return method
     wanted: str | None = method.base  # type: ignore[attr-defined]
     if present is None:
-        wanted = wanted or DEFAULT_BASE
+        wanted = wanted or method.default_base
         with torch.no_grad():
             quantize_model(model, BaseRecord(parse_format(wanted).name, range_search, tuple(keep_float)))
     elif wanted is not None and parse_format(wanted) != present:

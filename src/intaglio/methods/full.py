@@ -19,5 +19,5 @@ class Full(Method):
     trains_rest = True
     learning_rate = 1e-5
 
-    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         return layer.requires_grad_(True)

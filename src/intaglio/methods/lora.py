@@ -31,5 +31,5 @@ class Lora(Method):
     def __post_init__(self) -> None:
         check_pair(self.rank, self.alpha)
 
-    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         return LowRankLayer(layer, self.rank, self.rank if self.alpha is None else self.alpha)

@@ -2,7 +2,8 @@
 
 1. In what format does the frozen base lie?  -> `base`, or float when the class has `needs_base = False`
 2. What is trained?                          -> `adapt`, which turns one frozen layer into its trainable replacement
-3. Which GEMMs run in integers?              -> none yet: products run in float on integers unpacked for the moment
+3. Which GEMMs run in integers?              -> none: products run in float on integers unpacked for the moment; except
+                                                `int8_lora`, whose layers run all of theirs in integers
 
 A method is a frozen dataclass. The dataclass is its configuration: what TOML builds, what the command line lists, what
 the adapter file stores. Finding layers, freezing, saving, loading and merging are shared and belong to no method.
@@ -33,6 +34,8 @@ class Method(ABC):
     """What is trained by default: suffixes of names, or None for every Linear and Conv2d."""
     trains_rest: ClassVar[bool] = False
     """Whether norms, embeddings and the like are trained too."""
+    default_base: ClassVar[str] = "int4"
+    """Format that a float model is quantized to where `base` is None."""
     learning_rate: ClassVar[float]
     """A default that gives a good result with AdamW."""
 
@@ -41,5 +44,5 @@ class Method(ABC):
         return ()
 
     @abstractmethod
-    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
-        """The trainable replacement of one frozen layer; equal to it at the start."""
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
+        """The trainable replacement of one frozen layer, called `name` in the model; equal to it at the start."""

@@ -35,5 +35,5 @@ class Peqa(Method):
     def frozen_integer_gemms(self) -> tuple[str, ...]:
         return self.integer_gemms
 
-    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         return ScaledLayer(layer, train_input=False)

@@ -40,5 +40,5 @@ class QLora(Method):
     def frozen_integer_gemms(self) -> tuple[str, ...]:
         return self.integer_gemms
 
-    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         return LowRankLayer(layer, self.rank, self.rank if self.alpha is None else self.alpha)

@@ -7,13 +7,14 @@ from typing import Any
 
 from intaglio.errors import Problems, UnknownChoice, did_you_mean
 from intaglio.methods.full import Full
+from intaglio.methods.int8_lora import QuantizedLora
 from intaglio.methods.lora import Lora
 from intaglio.methods.method import Method
 from intaglio.methods.peqa import Peqa
 from intaglio.methods.qlora import QLora
 from intaglio.methods.tuneqdm import TuneQDM
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM)}
+METHODS: dict[str, type[Method]] = {m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM, QuantizedLora)}
 
 
 def build_method(name: str, options: dict[str, Any]) -> Method:

@@ -40,7 +40,7 @@ class TuneQDM(Method):
     def frozen_integer_gemms(self) -> tuple[str, ...]:
         return self.integer_gemms
 
-    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext) -> nn.Module:
+    def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         if self.num_intervals == 1:
             return ScaledLayer(layer, train_input=True)
         return TimestepScaledLayer(layer, context, self.num_intervals, train_input=True)

@@ -20,7 +20,7 @@ from intaglio.diffusion.objective import training_scheduler
 from intaglio.errors import Problems, UserError
 from intaglio.layers.model import KEEP_FLOAT, return_memory
 from intaglio.methods.adapter import Adapter
-from intaglio.methods.attach import DEFAULT_BASE, attach
+from intaglio.methods.attach import attach
 from intaglio.methods.method import Method
 from intaglio.methods.registry import build_method
 from intaglio.pipelines.inspection import ModelInfo, inspect_model
@@ -47,7 +47,7 @@ class Plan:
         """Format of the frozen weights, None for float ones."""
         if not self.method.needs_base:
             return None
-        return self.model.format or getattr(self.method, "base", None) or DEFAULT_BASE
+        return self.model.format or getattr(self.method, "base", None) or self.method.default_base
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _base_problems(method: Method, model: ModelInfo) -> list[str]:
     if model.format is None:
         base = getattr(method, "base", None)
         try:
-            parse_format(base or DEFAULT_BASE)
+            parse_format(base or method.default_base)
         except UserError as error:
             return [str(error)]
         return []

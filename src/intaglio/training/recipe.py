@@ -12,6 +12,21 @@ from pydantic import Field, model_validator
 
 from intaglio.config import StrictModel
 
+METHOD_OPTIONS = (
+    "base",
+    "num_intervals",
+    "rank",
+    "integer_gemms",
+    "activation_bits",
+    "gradient_bits",
+    "rounding",
+    "scale",
+    "granularity",
+    "separate_gradient",
+    "float_layers",
+)
+"""Fields that go to the method under their own names; what a method does not know, it refuses."""
+
 
 class Recipe(StrictModel):
     # Model
@@ -22,11 +37,26 @@ class Recipe(StrictModel):
     variant: str | None = Field(None, description="variant of the weight files, e.g. fp16")
 
     # Method
-    method: str = Field("tuneqdm", description="full, lora, qlora, peqa or tuneqdm")
+    method: str = Field("tuneqdm", description="full, lora, qlora, peqa, tuneqdm or int8_lora")
     base: str | None = Field(None, description="format of the frozen weights, e.g. int4, int8, int4_g64, nf4 [int4]")
     num_intervals: int | None = Field(None, description="timestep intervals with scales of their own (tuneqdm) [4]")
-    rank: int | None = Field(None, description="rank of the low-rank pairs (lora, qlora) [16]")
-    lora_alpha: float | None = Field(None, description="scaling = alpha / rank (lora, qlora) [rank]")
+    rank: int | None = Field(None, description="rank of the low-rank pairs (lora, qlora, int8_lora) [16]")
+    lora_alpha: float | None = Field(None, description="scaling = alpha / rank (lora, qlora, int8_lora) [rank]")
+    activation_bits: int | None = Field(None, description="bits of activations, 2 to 8 (int8_lora) [8]")
+    gradient_bits: int | None = Field(None, description="bits of gradients, 2 to 8 (int8_lora) [8]")
+    rounding: Literal["nearest", "stochastic"] | None = Field(
+        None, description="of what an adapter's gradient sums over tokens (int8_lora) [nearest]"
+    )
+    scale: Literal["float", "power_of_two"] | None = Field(
+        None, description="of activations and gradients (int8_lora) [float]"
+    )
+    granularity: Literal["token", "tensor"] | None = Field(None, description="what shares a scale (int8_lora) [token]")
+    separate_gradient: bool | None = Field(
+        None, description="quantize gradients again for the adapter's own (int8_lora) [no]"
+    )
+    float_layers: tuple[str, ...] | None = Field(
+        None, description="ends of names of trained layers that compute in float (int8_lora) [none]"
+    )
     integer_gemms: tuple[str, ...] | None = Field(
         None, description="products of quantized layers that run in integers: output, grad_input [none]"
     )
@@ -106,11 +136,5 @@ class Recipe(StrictModel):
 
     def method_options(self) -> dict[str, object]:
         """The options that were given for the method, under the method's own names."""
-        given = {
-            "base": self.base,
-            "num_intervals": self.num_intervals,
-            "rank": self.rank,
-            "integer_gemms": self.integer_gemms,
-            "alpha": self.lora_alpha,
-        }
+        given = {name: getattr(self, name) for name in METHOD_OPTIONS} | {"alpha": self.lora_alpha}
         return {key: value for key, value in given.items() if value is not None}
