@@ -3,7 +3,7 @@
 | name | weights | features |
 |---|---|---|
 | `efficientnet-lite0` | in a package that intaglio depends on | 1280, the pooled last layer at 224 px |
-| `squeezenet1.1` | in the package `ndf`, installed by hand | 512, the pooled fire9 layer at 227 px |
+| `squeezenet1.1` | in the package `ndf`, that intaglio depends on | 512, the pooled fire9 layer at 227 px |
 | `clip:MODEL` | a local folder or Hub id, through transformers | the projected image embedding: CLIP-I |
 | `dino:MODEL` | a local folder or Hub id, through transformers | the class token of the last layer: DINO |
 
