@@ -59,3 +59,34 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = root[..., 0], root[..., 1], root[..., 2]
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def nearest_palette(image: Image.Image, candidates: Mapping[str, Sequence[Image.Image]], *, border: bool) -> str:
+    """The name of the candidates whose colours `image` shares the most: texture of a background, colour of clothes.
+
+    Colours are counted in CIELAB cells of 10 x 16 x 16; the candidates of a name are averaged; the smallest sum of
+    absolute differences wins. `border` looks only at the pixels within 1/8 of the shorter side from the edge.
+    """
+    if not candidates:
+        raise ValueError("no candidates to choose from")
+    own = _colour_counts(image, border)
+    distance = {
+        name: float(np.abs(own - np.mean([_colour_counts(c, border) for c in pictures], axis=0)).sum())
+        for name, pictures in candidates.items()
+    }
+    return min(distance, key=lambda name: distance[name])
+
+
+def _colour_counts(image: Image.Image, border: bool) -> NDArray[np.float64]:
+    """Share of pixels in each cell, smoothed over neighbouring cells so that a shade's cell border decides nothing."""
+    pixels = lab(np.asarray(image.convert("RGB"), dtype=np.float64))
+    if border:
+        width = max(1, min(image.size) // 8)
+        outside = np.ones(pixels.shape[:2], dtype=bool)
+        outside[width:-width, width:-width] = False
+        pixels = pixels[outside]
+    counts, _ = np.histogramdd(pixels.reshape(-1, 3), bins=(10, 16, 16), range=((0, 100.001), (-128, 128), (-128, 128)))
+    padded = np.pad(counts, 1)
+    for axis in range(3):
+        padded = (np.roll(padded, 1, axis) + 2 * padded + np.roll(padded, -1, axis)) / 4
+    return padded / padded.sum()

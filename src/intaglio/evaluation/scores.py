@@ -36,3 +36,29 @@ def closed_gap(before: float, after: float, real: float) -> float:
     NaN when the ceiling is not above the start: there is no gap that could be closed.
     """
     return (after - before) / (real - before) if real > before else math.nan
+
+
+def win_rate(a_ND: Tensor, gallery_GD: Tensor, right: int) -> float:
+    """Share of rows whose nearest row of the gallery, by cosine, is row `right`: the identity win rate."""
+    similarity_NG = F.normalize(a_ND.double(), dim=-1) @ F.normalize(gallery_GD.double(), dim=-1).T
+    return float((similarity_NG.argmax(dim=1) == right).double().mean())
+
+
+def diversity(a_ND: Tensor) -> float:
+    """1 - mean cosine over all pairs of different rows: 0 for copies of one picture. NaN for a single row."""
+    if len(a_ND) < 2:
+        return math.nan
+    unit = F.normalize(a_ND.double(), dim=-1)
+    total = float((unit @ unit.T).sum()) - float(unit.square().sum())
+    return 1 - total / (len(a_ND) * (len(a_ND) - 1))
+
+
+def memorisation(a_ND: Tensor, train_TD: Tensor, heldout_HD: Tensor) -> float:
+    """How much nearer, in cosine, the nearest training picture is than the nearest held-out one, on average.
+
+    0 when pictures are as near to what was held out as to what was learned; a copy of a training picture scores
+    `1 - cosine of it to its nearest held-out picture`.
+    """
+    a = F.normalize(a_ND.double(), dim=-1)
+    train, heldout = (F.normalize(x.double(), dim=-1) for x in (train_TD, heldout_HD))
+    return float(((a @ train.T).amax(dim=1) - (a @ heldout.T).amax(dim=1)).mean())
