@@ -17,6 +17,7 @@ COMMANDS = {
     "quantize": "Quantize a pipeline's denoiser to 4 or 8 bits, once for all tasks.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
+    "bench": "Time and memory of a training step on this machine.",
     "explore": "Search accelerator designs for a Pareto front.",
 }
     "bench_data": "Build the benchmark: subjects, families, objects, styles, from open packages.",
