@@ -33,6 +33,11 @@ class Array(StrictModel):
     overlap: Overlap = "serial"
     partition: Literal["1x1", "2x2", "4x4"] = "1x1"
 
+    @property
+    def integer_bits(self) -> int | None:
+        """Width of its integer operands; None for a float array."""
+        return self.operand_bits if self.number == "integer" else None
+
     @field_validator("partition", mode="before")
     @classmethod
     def _spelling(cls, value: Any) -> Any:

@@ -177,10 +177,12 @@ def _vector_costs(prepared: Prepared, hardware: Hardware, prices: Prices) -> Vec
     """Vector work: fused kinds without DRAM traffic beside the array, others one after another."""
     labels, elements = prepared.workload.vector_labels, prepared.workload.vector_elements
     kinds, index = prepared.vector
-    if hardware.array.number == "float" and "quantize" in kinds:  # runs the unquantized step
-        keep = np.flatnonzero(index != kinds.index("quantize"))
+    # A float array runs the unquantized step; an integer array multiplies the codes of a weight as they are.
+    needless = "quantize" if hardware.array.number == "float" else "dequantize"
+    if needless in kinds:
+        keep = np.flatnonzero(index != kinds.index(needless))
         labels, elements, index = tuple(labels[i] for i in keep), elements[keep], index[keep]
-    fused_kinds = set(hardware.vector.fused) | ({"softmax"} if hardware.schedule.fused_attention else set())
+    fused_kinds = {*hardware.vector.fused, "dequantize"} | ({"softmax"} if hardware.schedule.fused_attention else set())
     per_kind = [
         (
             vector_cycles_per_element(hardware, kind),

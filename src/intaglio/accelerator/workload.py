@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from intaglio.accelerator.dataflow import Int, ceil_div
 from intaglio.errors import Problems, UserError
-from intaglio.trace.schema import Convolution, Event, Trace, read_trace
+from intaglio.trace.schema import Convolution, Event, Operand, Trace, read_trace
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,24 @@ def products_of(rows: Sequence[dict[str, int]]) -> Products:
     return Products(**columns)
 
 
-def workload_of_trace(trace: Trace) -> Workload:
-    """The workload of a recorded or built step."""
+# What a fully quantized step quantizes for its products. Operands of attention come requantized from the products and
+# the softmax that made them.
+QUANTIZED_ROLES = ("input", "hidden", "grad_output", "grad_hidden")
+
+
+def workload_of_trace(trace: Trace, integer_bits: int | None = None) -> Workload:
+    """The workload of a recorded or built step.
+
+    Args:
+        integer_bits: width of the operands of an integer array. Activations and gradients that were recorded wider have
+            to be quantized for it: vector work is added, once a tensor.
+    """
     rows, labels, vector_labels, elements = [], [], [], []
+    quantized: set[str] = set()
     for event in trace.events:
+        for operand in _to_quantize(event, integer_bits, quantized):
+            vector_labels.append(Label(event.layer, "quantize", "vector", "quantize"))
+            elements.append(operand.elements)
         label = Label(event.layer, event.pass_name, event.operation, event.kind, _shared(event))
         if event.is_product:
             rows.append(_row_of(event))
@@ -156,8 +170,20 @@ def workload_of_trace(trace: Trace) -> Workload:
     )
 
 
-def load_trace_workload(path: Path | str) -> Workload:
-    return workload_of_trace(read_trace(path))
+def load_trace_workload(path: Path | str, integer_bits: int | None = None) -> Workload:
+    """`workload_of_trace` of a file."""
+    return workload_of_trace(read_trace(path), integer_bits)
+
+
+def _to_quantize(event: Event, integer_bits: int | None, quantized: set[str]) -> Iterator[Operand]:
+    """The operands that an array of `integer_bits` cannot take as they were recorded, each once."""
+    if integer_bits is None or not event.is_product:
+        return
+    for operand in event.operands:
+        if operand.role in QUANTIZED_ROLES and operand.bits > integer_bits and operand.tensor not in quantized:
+            if operand.tensor:
+                quantized.add(operand.tensor)
+            yield operand
 
 
 def load_csv_workload(path: Path | str) -> Workload:

@@ -15,12 +15,15 @@ COMMANDS = {
     "train": "Fine-tune a text-to-image model on your photos.",
     "generate": "Draw with one or more adapters on one base.",
     "quantize": "Quantize a pipeline's denoiser to 4 or 8 bits, once for all tasks.",
+    "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
     "bench": "Time and memory of a training step on this machine.",
     "explore": "Search accelerator designs for a Pareto front.",
-}
     "bench_data": "Build the benchmark: subjects, families, objects, styles, from open packages.",
+    "evaluate": "Score an adapter on a task of the benchmark.",
+    "compare": "Methods over tasks and seeds: a table, plots, contact sheets.",
+}
 
 
 class _LazyGroup(click.Group):

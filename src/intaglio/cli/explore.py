@@ -10,6 +10,7 @@ import click
 
 from intaglio.accelerator.exploration import Space, explore
 from intaglio.accelerator.exploration_report import write_findings
+from intaglio.accelerator.hardware import load_hardware
 from intaglio.accelerator.model_steps import model_step
 from intaglio.accelerator.workload import load_csv_workload, load_trace_workload, workload_of_trace
 from intaglio.config import load_toml
@@ -38,7 +39,7 @@ def command(
         raise click.UsageError("give exactly one of --trace FILE, --workload FILE.csv and --model NAME")
     grid = load_toml(space, Space)
     if trace is not None:
-        work = load_trace_workload(trace)
+        work = load_trace_workload(trace, load_hardware(grid.base).array.integer_bits)
     elif workload is not None:
         work = load_csv_workload(workload)
     else:

@@ -64,8 +64,10 @@ def command(
     if workload is not None:
         work = load_csv_workload(workload)
         design = _row_by_row(design) if dataflow != "best" else design
+    elif trace is not None:
+        work = load_trace_workload(trace, design.array.integer_bits)
     else:
-        work = load_trace_workload(trace) if trace is not None else _model_workload(model or "", rank, design)
+        work = _model_workload(model or "", rank, design)
     step = simulate(work, design, dataflow)  # type: ignore[arg-type]
     rows = write_tables(step, out)
     if report:

@@ -16,6 +16,8 @@ from intaglio.errors import UserError
 from intaglio.trace.schema import Event, Trace
 
 FORMATS = ("csv", "scalesim", "zigzag")
+SUFFIXES = {"csv": ".csv", "scalesim": ".scalesim.csv", "zigzag": ".zigzag.yaml"}
+"""Endings that tell the exports of one trace apart."""
 
 
 def export_trace(trace: Trace, path: Path | str, fmt: str) -> int:

@@ -91,7 +91,10 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
         raise Problems("training cannot start", problems)
     assert method is not None
     assert model is not None
-    return Plan(recipe, method, model, photos, _steps(recipe, photos, world_size))
+    steps = _steps(recipe, photos, world_size)
+    if recipe.trace_step is not None and recipe.trace_step > steps:
+        raise UserError(f"trace_step = {recipe.trace_step}, but the run has {steps} steps; trace one of them")
+    return Plan(recipe, method, model, photos, steps)
 
 
 def read_photos(recipe: Recipe) -> Sequence[Picture]:

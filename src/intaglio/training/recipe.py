@@ -112,6 +112,7 @@ class Recipe(StrictModel):
     validation_prompt: tuple[str, ...] = Field((), description="prompts that are drawn while training")
     validation_steps: int | None = Field(None, ge=1, description="optimizer steps between validations [the end]")
     num_validation_images: int = Field(4, ge=1, description="images a validation prompt")
+    trace_step: int | None = Field(None, ge=1, description="record this optimizer step into trace.jsonl")
     report_to: Literal["tensorboard", "none"] = Field("tensorboard", description="where the loss is logged")
     push_to_hub: bool = Field(False, description="upload the output folder when done")
     hub_model_id: str | None = Field(None, description="repository for push_to_hub [name of output_dir]")

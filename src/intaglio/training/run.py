@@ -31,6 +31,9 @@ from intaglio.training.validation import validate
 FIXED_SET = 64
 """(image, timestep, noise) triples that the loss before and after is measured on."""
 
+TRACE_FILE = "trace.jsonl"
+"""Where `trace_step` is recorded, in the output folder."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -92,7 +95,8 @@ class _Loop:
         with self._progress(done) as report:
             for step in range(done, self.plan.steps):
                 began = time.perf_counter()
-                loss = self._step(model, scaler, step)
+                run_step = self._traced_step if step + 1 == recipe.trace_step else self._step
+                loss = run_step(model, scaler, step)
                 if self.average is not None:
                     self.average.update(step)
                 self.step_seconds.append(time.perf_counter() - began)
@@ -137,6 +141,28 @@ class _Loop:
         scaler.step(self.optimizer)
         scaler.update()
         return value
+
+    def _traced_step(self, model: torch.nn.Module, scaler: Any, step: int) -> float:
+        """The same step, recorded: every operation goes into `trace.jsonl`."""
+        from intaglio.trace.record import Recorder
+        from intaglio.trace.schema import write_trace
+
+        recipe = self.recipe
+        with Recorder() as recorder:
+            loss = self._step(model, scaler, step)
+        if self.accelerator.is_main_process:
+            trace = recorder.trace(
+                model=recipe.pretrained_model_name_or_path,
+                method=self.plan.method.name,
+                step=step + 1,
+                resolution=self.job.batches.resolution,
+                batch_size=recipe.train_batch_size,
+                gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+                mixed_precision=recipe.mixed_precision,
+                device=str(self.accelerator.device),
+            )
+            write_trace(recipe.output_dir / TRACE_FILE, trace.header, trace.events)
+        return loss
 
     def _after(self, done: int) -> None:
         recipe = self.recipe

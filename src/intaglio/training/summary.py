@@ -36,6 +36,9 @@ class Summary:
     seconds: float
     device: str
     versions: dict[str, str]
+    accelerator: dict[str, Any] = field(default_factory=dict)
+    """What a recorded step would cost on a modelled accelerator: hardware, latency_ms, energy_mj (low, typical, high).
+    Filled in by the command line."""
     scores: dict[str, float] = field(default_factory=dict)
     """Filled in by commands that measure pictures."""
     encoder: str | None = None
@@ -71,7 +74,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     """What the table at the end shows."""
     options = ", ".join(f"{k}={v}" for k, v in summary.options.items() if v is not None)
     change = summary.loss_last / summary.loss_first - 1
-    return [
+    rows = [
         ("method", f"{summary.method} ({options})" if options else summary.method),
         ("base", f"{summary.base_format or 'float'}, {human_bytes(summary.base_bytes)}"),
         ("trained", f"{summary.trainable_parameters:,} parameters"),
@@ -79,8 +82,20 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("loss (fixed set)", f"{summary.loss_first:.4f} -> {summary.loss_last:.4f} ({change:+.1%})"),
         ("time", f"{summary.steps} steps, {summary.seconds_per_step:.2f} s a step, {summary.seconds:.0f} s in all"),
         ("peak memory", human_bytes(summary.peak_memory_bytes)),
-        ("everything is in", summary.output_dir),
     ]
+    if summary.accelerator:
+        rows.append(("accelerator model", accelerator_row(summary)))
+    return [*rows, ("everything is in", summary.output_dir)]
+
+
+def accelerator_row(summary: Summary) -> str:
+    """A modelled step beside the measured one."""
+    cost = summary.accelerator
+    low, typical, high = cost["energy_mj"]
+    return (
+        f"{cost['latency_ms']:,.4g} ms and {typical:,.4g} mJ ({low:,.4g} .. {high:,.4g}) a step on {cost['hardware']}; "
+        f"measured here: {summary.seconds_per_step * 1e3:,.4g} ms on {summary.device}"
+    )
 
 
 def write_card(folder: Path, summary: Summary) -> None:
