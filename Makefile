@@ -2,11 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check bench
+.PHONY: setup demo test test-slow check bench bench-step kernels sanitize
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intaglio/kernels/cpu/*.cpp src/intaglio/kernels/cpu/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep -i '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain]"
@@ -28,3 +28,15 @@ check: setup         ## style and types
 
 bench: setup         ## time and memory of one step per method on this machine
 	$(BIN)/python benchmarks/methods.py
+
+bench-step: setup    ## a training step of the Stable Diffusion 1.5 U-Net, peers and ours alternating: half an hour, 14 GB
+	$(BIN)/python benchmarks/training_step.py
+
+kernels: setup       ## speed of single products against torch's on this machine
+	$(BIN)/python benchmarks/kernels.py
+
+sanitize:            ## the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	mkdir -p build
+	g++ -std=c++17 -O1 -g -fopenmp -fwrapv -ffp-contract=off -mavx2 -mfma -fsanitize=address,undefined \
+	    -fno-sanitize-recover=all '-DINTAGLIO_SOURCES=""' tests/kernels/sanitize.cpp src/intaglio/kernels/cpu/*.cpp -o build/sanitize
+	OMP_NUM_THREADS=2 build/sanitize
