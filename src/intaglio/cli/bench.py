@@ -149,7 +149,8 @@ def table(rows: list[dict[str, Any]], caption: str) -> str:
 
     kernels = ", ".join(sorted({r["kernels"] for r in rows}))
     lines = [
-        f"{caption}. {_processor()}, kernels: {kernels}, torch {torch.__version__}, Python {platform.python_version()}.",
+        f"{caption}. {_processor()}, kernels: {kernels}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}.",
         "Memory is the peak of the steps above what the imports take.",
         "",
         "| method | s a step | (fastest, slowest) | MiB | time | memory |",

@@ -20,6 +20,7 @@ LIBRARY = "libintaglio_kernels.so"
 # once where the definition rounds twice.
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
 FLAGS += ["-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 UNITS = {"detect.cpp": [], "product.cpp": ["-mavx2", "-mfma"], "rows.cpp": ["-mavx2", "-mfma"]}
 """What each source may assume of the processor; never -march=native."""
 
@@ -27,7 +28,7 @@ UNITS = {"detect.cpp": [], "product.cpp": ["-mavx2", "-mfma"], "rows.cpp": ["-ma
 def sources_hash() -> str:
     """SHA-256 over the sources, which the library also carries: tells a stale library."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.glob("*.[ch]*")):
+    for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -39,11 +40,8 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def build(folder: Path = SOURCES, *, sanitize: bool = False) -> Path | None:
+def build(folder: Path = SOURCES) -> Path | None:
     """Compile into `folder`; returns the library, or None where there is no compiler.
-
-    Args:
-        sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer.
 
     Raises:
         subprocess.CalledProcessError: the compiler failed; it has said why.
@@ -52,15 +50,13 @@ def build(folder: Path = SOURCES, *, sanitize: bool = False) -> Path | None:
     if program is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    extra = ["-g", "-fsanitize=address,undefined", "-fno-sanitize=signed-integer-overflow"] if sanitize else []
     objects = []
     for unit, flags in UNITS.items():
         objects.append(folder / f"{unit}.{os.getpid()}.o")
         define = f'-DINTAGLIO_SOURCES="{sources_hash()}"'
-        subprocess.run([program, *FLAGS, *flags, *extra, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
+        subprocess.run([program, *FLAGS, *flags, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
     library, unfinished = folder / LIBRARY, folder / f"{LIBRARY}.{os.getpid()}"
-    static = [] if sanitize else ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
-    subprocess.run([program, "-shared", "-fopenmp", *static, *extra, *objects, "-o", unfinished], check=True)
+    subprocess.run([program, "-shared", "-fopenmp", *STATIC, *objects, "-o", unfinished], check=True)
     unfinished.replace(library)  # never half a library under its name
     for path in objects:
         path.unlink()
@@ -68,5 +64,5 @@ def build(folder: Path = SOURCES, *, sanitize: bool = False) -> Path | None:
 
 
 if __name__ == "__main__":
-    built = build(sanitize="--sanitize" in sys.argv)
+    built = build()
     print(built or "no C++ compiler for x86-64 under Linux: intaglio will compute with torch alone")

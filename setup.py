@@ -1,0 +1,40 @@
+"""Compiles the CPU kernels on the way to a wheel or an editable installation; all else is in pyproject.toml.
+
+The library has a plain C interface, so a wheel with it serves every Python 3: `py3-none-<platform>`. Without a compiler
+the package installs as pure Python and computes with torch alone.
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "src" / "intaglio" / "kernels"))
+import build as kernels  # noqa: E402  a file of its own: it imports nothing of the package
+
+
+class BuildWithKernels(build_py):
+    def run(self):
+        super().run()
+        folder = kernels.SOURCES if self.editable_mode else Path(self.build_lib) / "intaglio" / "kernels" / "cpu"
+        if kernels.build(folder) is None:
+            print("no C++ compiler for x86-64 under Linux: intaglio will compute with torch alone")
+
+    def get_outputs(self, *args, **kwargs):
+        library = Path(self.build_lib) / "intaglio" / "kernels" / "cpu" / kernels.LIBRARY
+        return [*super().get_outputs(*args, **kwargs), *([str(library)] if library.exists() else [])]
+
+
+class PlatformWheel(bdist_wheel):
+    def finalize_options(self):
+        super().finalize_options()
+        self.root_is_pure = kernels.compiler() is None
+
+    def get_tag(self):
+        return ("py3", "none", "any" if self.root_is_pure else super().get_tag()[2])
+
+
+setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel})

@@ -1,0 +1,116 @@
+// Every loop of the kernels on exact heap buffers, odd sizes first, against plain loops: `make sanitize` builds this with
+// AddressSanitizer and UndefinedBehaviorSanitizer, so that any step outside of a buffer stops it.
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "../../src/intaglio/kernels/cpu/abi.h"
+
+namespace {
+
+uint32_t state = 1;
+int random_below(int n) {
+    state = state * 1664525u + 1013904223u;
+    return static_cast<int>((state >> 8) % static_cast<uint32_t>(n));
+}
+
+template <typename T>
+std::unique_ptr<T[]> exact(int64_t count) {  // a block of its own, whose end the sanitizer guards
+    return std::unique_ptr<T[]>(new T[count > 0 ? count : 1]());
+}
+
+int code_at(const std::vector<int>& codes, int64_t row, int64_t column, int64_t width) { return codes[row * width + column]; }
+
+struct Case {
+    int64_t bits, out, in, kernel, stride, pad, images, height, width, threads;
+};
+
+bool agrees(const Case& c, bool back) {
+    const int64_t taps = c.kernel * c.kernel, reduction = taps * c.in;
+    const int64_t row_bytes = c.bits == 4 ? (reduction + 1) / 2 : reduction;
+    auto packed = exact<uint8_t>(c.out * row_bytes);
+    std::vector<int> codes(c.out * reduction);
+    for (int64_t o = 0; o < c.out; ++o)
+        for (int64_t k = 0; k < reduction; ++k) {
+            const int code = c.bits == 4 ? random_below(16) - 8 : random_below(255) - 127;
+            codes[o * reduction + k] = code;
+            if (c.bits == 4)
+                packed[o * row_bytes + k / 2] |= static_cast<uint8_t>((code & 15) << (k % 2 * 4));
+            else
+                packed[o * row_bytes + k] = static_cast<uint8_t>(code);
+        }
+    const int64_t out_height = (c.height + 2 * c.pad - c.kernel) / c.stride + 1;
+    const int64_t out_width = (c.width + 2 * c.pad - c.kernel) / c.stride + 1;
+    const int64_t from_height = back ? out_height : c.height, from_width = back ? out_width : c.width;
+    const int64_t to_height = back ? c.height : out_height, to_width = back ? c.width : out_width;
+    const int64_t channels = back ? c.out : c.in, columns = back ? c.in : c.out;
+    auto x = exact<int8_t>(c.images * from_height * from_width * channels);
+    for (int64_t i = 0; i < c.images * from_height * from_width * channels; ++i) x[i] = static_cast<int8_t>(random_below(256) - 128);
+    auto got = exact<int32_t>(c.images * to_height * to_width * columns);
+    std::vector<int64_t> expected(c.images * to_height * to_width * columns, 0);
+    for (int64_t b = 0; b < c.images; ++b)
+        for (int64_t y = 0; y < out_height; ++y)
+            for (int64_t z = 0; z < out_width; ++z)
+                for (int64_t t = 0; t < taps; ++t) {
+                    const int64_t iy = y * c.stride - c.pad + t / c.kernel, iz = z * c.stride - c.pad + t % c.kernel;
+                    if (iy < 0 || iy >= c.height || iz < 0 || iz >= c.width) continue;
+                    const int64_t outer = (b * out_height + y) * out_width + z, inner = (b * c.height + iy) * c.width + iz;
+                    for (int64_t o = 0; o < c.out; ++o)
+                        for (int64_t i = 0; i < c.in; ++i) {
+                            const int w = code_at(codes, o, t * c.in + i, reduction);
+                            if (back)
+                                expected[inner * c.in + i] += x[outer * c.out + o] * w;
+                            else
+                                expected[outer * c.out + o] += x[inner * c.in + i] * w;
+                        }
+                }
+    const Weight weight{packed.get(), c.bits, row_bytes, c.out, taps, c.in, nullptr, nullptr, nullptr, 1, reduction};
+    const Window window{c.images, from_height, from_width, to_height, to_width, c.kernel, c.kernel,
+                        c.stride, c.stride,    c.pad,      c.pad,     1,        1};
+    Product product{x.get(), channels, &weight, &window, back, 0, got.get(), columns, nullptr, 1, nullptr, nullptr, c.threads};
+    intaglio_product(&product);
+    for (size_t i = 0; i < expected.size(); ++i)
+        if (got[i] != expected[i]) return false;
+    return true;
+}
+
+void rows_and_sums(int64_t groups, int64_t rows, int64_t columns) {
+    const int64_t count = groups * rows * columns;
+    auto x = exact<float>(count), factor = exact<float>(columns), scale = exact<float>(groups), sums = exact<float>(groups * columns);
+    auto codes = exact<int8_t>(count);
+    for (int64_t i = 0; i < count; ++i) x[i] = static_cast<float>(random_below(2001) - 1000);
+    for (int64_t i = 0; i < columns; ++i) factor[i] = 1.0f + static_cast<float>(i);
+    for (int64_t stochastic = 0; stochastic < 2; ++stochastic) {
+        const Rows call{x.get(), 1, columns, groups, rows, columns, factor.get(), 1, stochastic, 7, codes.get(), scale.get(), 2};
+        intaglio_quantize_rows(&call);
+    }
+    const ColumnSums call{x.get(), codes.get(), scale.get(), 3, rows, groups, rows, columns, sums.get(), 2};
+    intaglio_column_sums(&call);
+}
+
+}  // namespace
+
+int main() {
+    const Case cases[] = {
+        // bits, out, in, kernel, stride, pad, images, height, width, threads
+        {8, 1, 1, 1, 1, 0, 1, 1, 1, 1},     {4, 1, 1, 1, 1, 0, 1, 1, 1, 2},    {4, 7, 5, 1, 1, 0, 1, 1, 13, 1},
+        {8, 17, 33, 1, 1, 0, 1, 1, 7, 2},   {4, 33, 31, 3, 1, 1, 2, 5, 7, 1},  {8, 19, 17, 3, 2, 1, 2, 7, 5, 2},
+        {4, 19, 17, 3, 2, 1, 2, 7, 5, 2},   {4, 131, 37, 2, 3, 0, 1, 8, 9, 2}, {8, 37, 131, 3, 1, 2, 1, 4, 3, 1},
+        {4, 150, 1100, 1, 1, 0, 1, 1, 101, 2}, {8, 1100, 150, 1, 1, 0, 1, 1, 97, 1}, {4, 16, 8, 1, 1, 0, 1, 1, 1000, 2},
+        {4, 9, 130, 3, 1, 1, 1, 6, 6, 3},
+    };
+    int failures = 0;
+    for (const Case& c : cases)
+        for (bool back : {false, true})
+            if (!agrees(c, back)) {
+                std::printf("wrong: %lld bits, %lld x %lld, kernel %lld, %s\n", static_cast<long long>(c.bits),
+                            static_cast<long long>(c.out), static_cast<long long>(c.in), static_cast<long long>(c.kernel),
+                            back ? "grad_input" : "output");
+                ++failures;
+            }
+    for (int64_t columns : {1, 7, 31, 257, 1031}) rows_and_sums(3, 5, columns);
+    std::printf("%d wrong of %d\n", failures, static_cast<int>(2 * sizeof cases / sizeof *cases));
+    return failures != 0;
+}
