@@ -62,11 +62,11 @@ def attach(
     chosen = match_targets(list(layers), method.default_targets if targets is None else targets)
     model.requires_grad_(method.trains_rest and targets is None)
 
+    set_integer_gemms(model, method.frozen_integer_gemms())
     context = TimestepContext()
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():
         replace(model, name, module)
-    set_integer_gemms(model, method.frozen_integer_gemms())
     timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)
     remove_hook = None
     if timed is not None:

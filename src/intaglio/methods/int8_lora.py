@@ -10,6 +10,7 @@ from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.layers.frozen import QuantizedLayer
+from intaglio.layers.integer import GEMMS, check_gemms
 from intaglio.layers.integer_lora import IntegerArithmetic, IntegerLoraLayer, check_format
 from intaglio.layers.low_rank import LowRankLayer, check_pair
 from intaglio.layers.timesteps import TimestepContext
@@ -20,7 +21,8 @@ from intaglio.quantizers.formats import parse_format
 @dataclass(frozen=True, kw_only=True)
 class QuantizedLora(Method):
     """
-    A trained layer whose base is float (named by `attach`'s `keep_float`) computes in float.
+    A trained layer whose base is float (named by `attach`'s `keep_float`) computes in float. Attention's own two
+    products, norms, the loss and the optimizer are float too.
 
     Args:
         rank: columns of the pair, at least 1.
@@ -35,6 +37,7 @@ class QuantizedLora(Method):
         granularity: what shares a scale: a "token" (in a convolution a sample), or the whole "tensor".
         separate_gradient: quantize the gradient a second time for the adapter's own gradients: slower, more exact.
         float_layers: ends of names of trained layers that compute in float; `intaglio diagnose` proposes them.
+        integer_gemms: which products of the layers that are not trained run in integers, "output" and "grad_input".
     """
 
     rank: int = 16
@@ -47,6 +50,7 @@ class QuantizedLora(Method):
     granularity: Literal["token", "tensor"] = "token"
     separate_gradient: bool = False
     float_layers: tuple[str, ...] = ()
+    integer_gemms: tuple[str, ...] = GEMMS
 
     name = "int8_lora"
     summary = "a low-rank pair beside each quantized weight, every product of it in integers"
@@ -58,6 +62,7 @@ class QuantizedLora(Method):
     def __post_init__(self) -> None:
         check_pair(self.rank, self.alpha)
         object.__setattr__(self, "float_layers", tuple(self.float_layers))  # a list, from a file
+        object.__setattr__(self, "integer_gemms", check_gemms(self.integer_gemms))
         for field in ("activation_bits", "gradient_bits"):
             if getattr(self, field) not in range(2, 9):
                 raise UserError(f"{field} must be 2 to 8, not {getattr(self, field)}")
@@ -72,9 +77,14 @@ class QuantizedLora(Method):
         if self.base is not None:
             check_format(parse_format(self.base))
 
+    def frozen_integer_gemms(self) -> tuple[str, ...]:
+        return self.integer_gemms
+
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         alpha = self.rank if self.alpha is None else self.alpha
         is_float = any(name == end or name.endswith("." + end) for end in self.float_layers)
+        if isinstance(layer, QuantizedLayer) and is_float:
+            layer.integer_gemms = ()
         if is_float or not isinstance(layer, QuantizedLayer):
             return LowRankLayer(layer, self.rank, alpha)
         how = IntegerArithmetic(

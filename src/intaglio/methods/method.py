@@ -2,8 +2,7 @@
 
 1. In what format does the frozen base lie?  -> `base`, or float when the class has `needs_base = False`
 2. What is trained?                          -> `adapt`, which turns one frozen layer into its trainable replacement
-3. Which GEMMs run in integers?              -> none: products run in float on integers unpacked for the moment; except
-                                                `int8_lora`, whose layers run all of theirs in integers
+3. Which GEMMs run in integers?              -> `frozen_integer_gemms`; those of a trained layer are its own affair
 
 A method is a frozen dataclass. The dataclass is its configuration: what TOML builds, what the command line lists, what
 the adapter file stores. Finding layers, freezing, saving, loading and merging are shared and belong to no method.
