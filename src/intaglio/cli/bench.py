@@ -149,8 +149,7 @@ def table(rows: list[dict[str, Any]], caption: str) -> str:
 
     kernels = ", ".join(sorted({r["kernels"] for r in rows}))
     lines = [
-        f"{caption}. {_processor()}, kernels: {kernels}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}.",
+        f"{caption}. {processor()}, kernels: {kernels}, torch {torch.__version__}, Python {platform.python_version()}.",
         "Memory is the peak of the steps above what the imports take.",
         "",
         "| method | s a step | (fastest, slowest) | MiB | time | memory |",
@@ -176,7 +175,8 @@ def _line(stream: IO[str] | None, name: str) -> dict[str, Any]:
     raise UserError(f"{name} stopped: see its messages above; often memory is short, then name fewer --methods")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     info = Path("/proc/cpuinfo")
     names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
     return names[0].partition(": ")[2] if names else platform.processor() or platform.machine()
