@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check bench bench-step kernels sanitize
+.PHONY: setup demo chain test test-slow check bench bench-step kernels sanitize
 
 setup: $(VENV)/.installed
 
@@ -14,6 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intag
 
 demo: setup          ## the main job on the embedded base: pictures, scores and an adapter in out/demo
 	$(BIN)/intaglio demo
+
+chain: setup         ## train a few steps, record one, and cost it on two accelerators: reports in out/chain/
+	PATH="$(abspath $(BIN)):$$PATH" sh recipes/accelerator-chain.sh out/chain
 
 test: setup          ## the default suite
 	$(BIN)/python -m pytest
