@@ -4,10 +4,11 @@ The library has a plain C interface, so a wheel with it serves every Python 3: `
 the package installs as pure Python and computes with torch alone.
 """
 
+import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -20,21 +21,27 @@ class BuildWithKernels(build_py):
     def run(self):
         super().run()
         folder = kernels.SOURCES if self.editable_mode else Path(self.build_lib) / "intaglio" / "kernels" / "cpu"
-        if kernels.build(folder) is None:
-            print("no C++ compiler for x86-64 under Linux: intaglio will compute with torch alone")
+        try:
+            built = kernels.build(folder)
+        except (OSError, subprocess.CalledProcessError) as error:  # the package works without
+            print(error, file=sys.stderr)
+            built = None
+        if built is None:
+            print("the kernels were not compiled: intaglio will compute with torch alone", file=sys.stderr)
 
     def get_outputs(self, *args, **kwargs):
         library = Path(self.build_lib) / "intaglio" / "kernels" / "cpu" / kernels.LIBRARY
         return [*super().get_outputs(*args, **kwargs), *([str(library)] if library.exists() else [])]
 
 
-class PlatformWheel(bdist_wheel):
-    def finalize_options(self):
-        super().finalize_options()
-        self.root_is_pure = kernels.compiler() is None
+class WithKernels(Distribution):
+    def has_ext_modules(self):
+        return kernels.compiler() is not None
 
+
+class AnyPython(bdist_wheel):
     def get_tag(self):
         return ("py3", "none", "any" if self.root_is_pure else super().get_tag()[2])
 
 
-setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel})
+setup(distclass=WithKernels, cmdclass={"build_py": BuildWithKernels, "bdist_wheel": AnyPython})
