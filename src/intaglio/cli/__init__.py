@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "Learn a sample subject on the embedded base: the main job, in minutes.",
     "train": "Fine-tune a text-to-image model on your photos.",
     "generate": "Draw with one or more adapters on one base.",
+    "diagnose": "Measure what integer training loses to rounding, layer by layer.",
     "quantize": "Quantize a pipeline's denoiser to 4 or 8 bits, once for all tasks.",
     "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",

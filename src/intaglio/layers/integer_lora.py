@@ -116,7 +116,7 @@ class IntegerStep(torch.autograd.Function):
         if base.input_scale is not None:
             rows = rows * base.input_scale
         x_codes, x_scale = quantize_groups(
-            rows, how.activation_bits, _groups(rows, x.shape, layer), power_of_two=power_of_two
+            rows, how.activation_bits, row_groups(rows, x.shape, layer), power_of_two=power_of_two
         )
         _check_finite(x_scale, "input", layer)
 
@@ -199,7 +199,8 @@ def from_rows_like(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(rank, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 
-def _groups(rows: Tensor, input_shape: torch.Size, layer: IntegerLoraLayer) -> int:
+def row_groups(rows: Tensor, input_shape: torch.Size, layer: IntegerLoraLayer) -> int:
+    """How many equal groups of the rows of an input share a scale."""
     if layer.how.granularity == "tensor":
         return 1
     assert isinstance(layer.base, QuantizedLayer)
