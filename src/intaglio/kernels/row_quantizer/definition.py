@@ -26,7 +26,8 @@ def round_rows(x: Tensor, factor: Tensor | None, seed: int | None) -> tuple[Tens
     absmax = v.abs().amax((1, 2)) if v.numel() else v.new_zeros(groups)
     finite, small = torch.isfinite(absmax), absmax < SMALLEST
     used = torch.where(finite & ~small, absmax, torch.ones_like(absmax))
-    v = torch.where((finite & ~small)[:, None, None], v, torch.zeros_like(v)) * (127.0 / used)[:, None, None]
+    inverse = torch.full_like(used, 127.0) / used  # torch takes 127.0 / used as a product with the reciprocal
+    v = torch.where((finite & ~small)[:, None, None], v, torch.zeros_like(v)) * inverse[:, None, None]
     if seed is None:
         rounded = v.round()
     else:
