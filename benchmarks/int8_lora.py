@@ -125,17 +125,22 @@ def main() -> None:
     parser.add_argument("part", choices=["errors", "losses", "sweep"])
     parser.add_argument("--steps", type=int, help="[20 of errors, else 300]")
     parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--settings", nargs="+", help="only these, of losses or sweep")
     arguments = parser.parse_args()
     if arguments.part == "errors":
         lines = errors(arguments.steps or 20, arguments.batch_size)
     else:
         variants = VARIANTS if arguments.part == "losses" else SWEEP
-        lines = losses(arguments.steps or 300, arguments.batch_size, variants)
+        chosen = {title: variants[title] for title in arguments.settings or variants}
+        lines = losses(arguments.steps or 300, arguments.batch_size, chosen)
     path = Path(__file__).parent / "results" / f"int8_lora_{arguments.part}.md"
     path.parent.mkdir(exist_ok=True)
     command = f"python benchmarks/int8_lora.py {arguments.part}"
     command += f" --steps {arguments.steps}" if arguments.steps else ""
     command += f" --batch_size {arguments.batch_size}"
+    command += (
+        "".join(f" {word}" for word in ["--settings", *map(repr, arguments.settings)]) if arguments.settings else ""
+    )
     text = "\n".join([f"# int8_lora: {arguments.part}", "", f"`{command}`", "", *lines, ""])
     path.write_text(text, encoding="utf-8")
     print(text)

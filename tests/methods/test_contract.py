@@ -51,10 +51,12 @@ class IntegerBase(torch.nn.Module):
         self.base, self.power_of_two = base, power_of_two
 
     def forward(self, x):
-        scale = x.abs().amax(-1, keepdim=True) / 127
+        largest = x.abs().amax(-1, keepdim=True)
+        scale, inverse = largest / 127, 127 / largest
         if self.power_of_two:
             scale = 2.0 ** scale.log2().ceil()
-        codes = (x / scale).round().double() @ (self.base.dequantized(torch.float64) / self.base.scale).round().T
+            inverse = 1 / scale
+        codes = (x * inverse).round().double() @ (self.base.dequantized(torch.float64) / self.base.scale).round().T
         value = codes.float() * scale * self.base.scale[:, 0]
         return value if self.base.bias is None else value + self.base.bias
 

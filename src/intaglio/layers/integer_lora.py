@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
 from intaglio.kernels.int8_matmul import MAX_REDUCTION, int8_matmul, int8_matmul_transposed
+from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
 from intaglio.layers.low_rank import LowRankLayer
@@ -113,11 +114,8 @@ class IntegerStep(torch.autograd.Function):
         shape, power_of_two = base.geometry, how.power_of_two
         ctx.layer, ctx.input_shape, ctx.dtype = layer, x.shape, x.dtype
         rows = channels_last_rows(x.float(), shape)
-        if base.input_scale is not None:
-            rows = rows * base.input_scale
-        x_codes, x_scale = quantize_groups(
-            rows, how.activation_bits, row_groups(rows, x.shape, layer), power_of_two=power_of_two
-        )
+        groups = row_groups(rows, x.shape, layer)
+        x_codes, x_scale = _round_rows(rows, base.input_scale, how.activation_bits, groups, power_of_two)
         _check_finite(x_scale, "input", layer)
 
         a_rows = to_rows(lora_a) * layer.scaling
@@ -152,14 +150,12 @@ class IntegerStep(torch.autograd.Function):
         rows = channels_last_rows(grad.float(), shape)
         groups = len(x_scale)
         seed = seed_of(rows) if how.rounding == "stochastic" else None
-        g, g_scale = quantize_groups(
-            rows * layer.weight_scale, bits, groups, power_of_two=power_of_two, seed=_plus(seed, 0)
-        )
+        g, g_scale = _round_rows(rows, layer.weight_scale, bits, groups, power_of_two, seed)
         if grad.dtype != torch.float16:  # a GradScaler looks for what is not finite, and skips the step
             _check_finite(g_scale, "gradient", layer)
         own, own_scale = g, g_scale
         if how.separate_gradient:
-            own, own_scale = quantize_groups(rows, bits, groups, power_of_two=power_of_two, seed=_plus(seed, 3))
+            own, own_scale = _round_rows(rows, None, bits, groups, power_of_two, _plus(seed, 3))
         x_scales, own_scales = (_per_row(s, len(rows)).double() for s in (x_scale, own_scale))
 
         grad_x = None
@@ -205,6 +201,17 @@ def row_groups(rows: Tensor, input_shape: torch.Size, layer: IntegerLoraLayer) -
         return 1
     assert isinstance(layer.base, QuantizedLayer)
     return input_shape[0] if isinstance(layer.base.geometry, Conv2dGeometry) else len(rows)
+
+
+def _round_rows(
+    rows: Tensor, factor: Tensor | None, bits: int, groups: int, power_of_two: bool, seed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`quantize_groups(rows * factor)`, by the compiled quantizer where it does just that."""
+    if bits == 8 and not power_of_two and seed is None:
+        codes, scale = quantize_rows(rows.view(groups, -1, rows.shape[1]), None if factor is None else factor[None])
+        return codes.view(rows.shape), scale[:, None]
+    values = rows if factor is None else rows * factor
+    return quantize_groups(values, bits, groups, power_of_two=power_of_two, seed=seed)
 
 
 def _per_row(scale: Tensor, rows: int) -> Tensor:
