@@ -116,8 +116,8 @@ def test_a_texture_is_told_by_its_colours_whatever_stands_in_the_middle():
     candidates = {"sand": [textured(sand, 0)], "stone": [textured(stone, 0)]}
     picture = textured(stone, 7)
     picture.paste(textured(sand, 3, 36), (6, 6))  # a sandy subject
-    assert nearest_palette(picture, candidates, border=True) == "stone"
-    assert nearest_palette(picture, candidates, border=False) == "sand"
-    assert nearest_palette(textured(sand, 9), candidates, border=True) == "sand"
+    assert nearest_palette([picture], candidates, border=True) == ["stone"]
+    assert nearest_palette([picture], candidates, border=False) == ["sand"]
+    assert nearest_palette([textured(sand, 9), picture], candidates, border=True) == ["sand", "stone"]
     with pytest.raises(ValueError, match="no candidates"):
-        nearest_palette(picture, {}, border=True)
+        nearest_palette([picture], {}, border=True)

@@ -61,20 +61,20 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def nearest_palette(image: Image.Image, candidates: Mapping[str, Sequence[Image.Image]], *, border: bool) -> str:
-    """The name of the candidates whose colours `image` shares the most: texture of a background, colour of clothes.
+def nearest_palette(
+    images: Sequence[Image.Image], candidates: Mapping[str, Sequence[Image.Image]], *, border: bool
+) -> list[str]:
+    """For each image, the name of the candidates whose colours it shares the most: a texture, the colour of clothes.
 
-    Colours are counted in CIELAB cells of 10 x 16 x 16; the candidates of a name are averaged; the smallest sum of
+    Colours are counted in 10 x 16 x 16 cells of CIELAB; the candidates of a name are averaged; the smallest sum of
     absolute differences wins. `border` looks only at the pixels within 1/8 of the shorter side from the edge.
     """
     if not candidates:
         raise ValueError("no candidates to choose from")
-    own = _colour_counts(image, border)
-    distance = {
-        name: float(np.abs(own - np.mean([_colour_counts(c, border) for c in pictures], axis=0)).sum())
-        for name, pictures in candidates.items()
-    }
-    return min(distance, key=lambda name: distance[name])
+    names = list(candidates)
+    known_NC = np.stack([np.mean([_colour_counts(c, border) for c in candidates[n]], axis=0).ravel() for n in names])
+    own_BC = [_colour_counts(image, border).ravel() for image in images]
+    return [names[int(np.abs(known_NC - own_C).sum(axis=1).argmin())] for own_C in own_BC]
 
 
 def _colour_counts(image: Image.Image, border: bool) -> NDArray[np.float64]:
@@ -85,7 +85,9 @@ def _colour_counts(image: Image.Image, border: bool) -> NDArray[np.float64]:
         outside = np.ones(pixels.shape[:2], dtype=bool)
         outside[width:-width, width:-width] = False
         pixels = pixels[outside]
-    counts, _ = np.histogramdd(pixels.reshape(-1, 3), bins=(10, 16, 16), range=((0, 100.001), (-128, 128), (-128, 128)))
+    cell = ((pixels.reshape(-1, 3) - (0, -128, -128)) / (10.0001, 16, 16)).astype(int)
+    flat = np.ravel_multi_index(tuple(cell.clip(0, (9, 15, 15)).T), (10, 16, 16))
+    counts = np.bincount(flat, minlength=10 * 16 * 16).reshape(10, 16, 16).astype(np.float64)
     padded = np.pad(counts, 1)
     for axis in range(3):
         padded = (np.roll(padded, 1, axis) + 2 * padded + np.roll(padded, -1, axis)) / 4

@@ -38,6 +38,22 @@ class ImageEncoder(Protocol):
         ...
 
 
+class TextEncoder(ImageEncoder, Protocol):
+    """An image encoder with texts in the same space."""
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """(B, D) float32 on the CPU, not normalized."""
+        ...
+
+
+def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder called `name`, which must read text; `UserError` when it does not."""
+    encoder = load_encoder(name, device)
+    if not hasattr(encoder, "text_features"):
+        raise UserError(f"encoder {name!r} reads no text; use clip:MODEL or judge:FOLDER")
+    return encoder  # type: ignore[return-value]
+
+
 def load_encoder(name: str = DEFAULT_ENCODER, device: torch.device | str = "cpu") -> ImageEncoder:
     """The encoder called `name`; `UserError` when it is unknown, or its weights are not there."""
     kind, _, model = name.partition(":")

@@ -1,0 +1,154 @@
+"""Rows -> a table: means over tasks and seeds with intervals, paired differences, costs; tuned settings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from intaglio.evaluation.intervals import Interval, bootstrap, paired_difference
+
+Row = Mapping[str, Any]
+SCORES = ("subject", "matched", "identity", "prompt", "style", "drift", "diversity", "memorisation")
+REAL = ("subject_real", "identity_real", "prompt_real", "style_real")
+COSTS = ("trainable_parameters", "adapter_bytes", "base_bytes", "peak_memory_bytes", "seconds_per_step")
+MATCHED = "matched"
+"""The subject score at matched prompt fidelity."""
+
+
+def final_scores(row: Row, matched_prompt: float) -> dict[str, float]:
+    """The scores of the last checkpoint, and `matched`: the best subject score among the checkpoints whose prompt score
+    is at least `matched_prompt`; where none is, the subject score of the checkpoint with the best prompt score."""
+    scores = dict(row["checkpoints"][-1]["scores"])
+    points = [p["scores"] for p in row["checkpoints"] if "prompt" in p["scores"]]
+    if points:
+        faithful = [p["subject"] for p in points if p["prompt"] >= matched_prompt]
+        scores[MATCHED] = max(faithful) if faithful else max(points, key=lambda p: p["prompt"])["subject"]
+    return scores
+
+
+def by_task_and_seed(rows: Iterable[Row], score: str, matched_prompt: float) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        scores = final_scores(row, matched_prompt)
+        if score in scores:
+            found.setdefault(row["task"], {})[row["seed"]] = scores[score]
+    return found
+
+
+def summarize(rows: Sequence[Row], reference: str | None, matched_prompt: float) -> list[dict[str, Any]]:
+    """One record a label, in the order of the rows: an `Interval` a score, means of real scores and costs."""
+    records = []
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    for label in labels:
+        own = [row for row in rows if row["label"] == label]
+        record: dict[str, Any] = {"label": label, "base": own[0]["base"] or "float", "rows": len(own)}
+        for score in SCORES:
+            values = by_task_and_seed(own, score, matched_prompt)
+            if values:
+                record[score] = bootstrap({task: list(seeds.values()) for task, seeds in values.items()})
+        for score in REAL:
+            found = [s[score] for s in (final_scores(row, matched_prompt) for row in own) if score in s]
+            if found:
+                record[score] = fmean(found)
+        for cost in COSTS:
+            found = [row[cost] for row in own if row.get(cost) is not None]
+            if found:
+                record[cost] = fmean(found)
+        if reference is not None and label != reference:
+            others = [row for row in rows if row["label"] == reference]
+            for score in ("subject", MATCHED):
+                ours = by_task_and_seed(own, score, matched_prompt)
+                theirs = by_task_and_seed(others, score, matched_prompt)
+                record[f"{score}_difference"] = paired_difference(ours, theirs)
+        records.append(record)
+    return records
+
+
+def markdown(name: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], reference: str | None) -> str:
+    """The table as a Markdown page: what was measured by what comes first."""
+    first = rows[0]
+    tasks, seeds = sorted({r["task"] for r in rows}), sorted({r["seed"] for r in rows})
+    columns = [s for s in SCORES if any(s in record for record in records)]
+    real = {s: [r[s] for r in records if s in r] for s in REAL}
+    lines = [
+        f"# {name}",
+        "",
+        f"Model `{first['model']}`; {len(tasks)} tasks ({', '.join(tasks)}) x {len(seeds)} seeds; prompts "
+        f"`{first['prompt_set']}`; pictures by `{first['encoder']}`, prompts by `{first['prompt_encoder']}`. Mean with "
+        "95 % bootstrap interval over tasks and seeds. `matched`: best subject score at matched prompt fidelity.",
+        "",
+        "Real pictures: " + ", ".join(f"{s} {fmean(v):.3f}" for s, v in real.items() if v) + ".",
+        "",
+        "| method | base | rows | " + " | ".join(columns) + " | adapter | peak memory | s a step |",
+        "|---|---|---|" + "---|" * (len(columns) + 3),
+    ]
+    for record in records:
+        cells = [str(record.get(s, "")) for s in columns]
+        costs = [_bytes(record.get("adapter_bytes")), _bytes(record.get("peak_memory_bytes"))]
+        step = f"{record['seconds_per_step']:.3f}" if "seconds_per_step" in record else ""
+        lines.append(
+            f"| {record['label']} | {record['base']} | {record['rows']} | " + " | ".join([*cells, *costs, step]) + " |"
+        )
+    compared = [r for r in records if "subject_difference" in r and not math.isnan(r["subject_difference"].mean)]
+    if compared:
+        lines += [
+            "",
+            f"Less {reference}, pairs of equal task and seed:",
+            "",
+            "| method | subject | matched |",
+            "|---|---|---|",
+        ]
+        lines += [f"| {r['label']} | {r['subject_difference']} | {r['matched_difference']} |" for r in compared]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    flat = [_flat(record) for record in records]
+    names = list(dict.fromkeys(name for record in flat for name in record))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def choose_settings(rows: Sequence[Row], matched_prompt: float) -> dict[str, dict[str, Any]]:
+    """Label -> the learning rate and the steps with the best mean subject score among those whose mean prompt score is
+    at least `matched_prompt`; where none is, those with the best prompt score."""
+    points: dict[str, dict[tuple[float, int], list[Mapping[str, float]]]] = {}
+    for row in rows:
+        for point in row["checkpoints"]:
+            settings = (row["learning_rate"], point["step"])
+            points.setdefault(row["label"], {}).setdefault(settings, []).append(point["scores"])
+    chosen = {}
+    for label, candidates in points.items():
+        means = {
+            settings: (fmean(s.get("prompt", 1.0) for s in scores), fmean(s["subject"] for s in scores))
+            for settings, scores in candidates.items()
+        }
+        best = max(
+            means, key=lambda s: (means[s][0] >= matched_prompt, means[s][1 if means[s][0] >= matched_prompt else 0])
+        )
+        prompt, subject = means[best]
+        chosen[label] = {"learning_rate": best[0], "steps": best[1], "subject": subject, "prompt": prompt}
+    return chosen
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Interval):
+            flat |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _bytes(count: float | None) -> str:
+    from intaglio.training.summary import human_bytes
+
+    return "" if count is None else human_bytes(count)
