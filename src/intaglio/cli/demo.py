@@ -28,7 +28,7 @@ ENCODERS = ("squeezenet1.1", "efficientnet-lite0")
 
 @click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
 @click.option("--method", default="tuneqdm", show_default=True, help="tuneqdm, peqa or qlora")
-@click.option("--max_train_steps", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--max_train_steps", type=click.IntRange(1), default=150, show_default=True)
 @click.option(
     "--learning_rate",
     type=float,
