@@ -5,7 +5,7 @@
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-out/chain}
-method=${2:-qlora}
+method=${2:-int8_lora}
 
 intaglio train --method "$method" --base int8 --rank 8 --max_train_steps 3 --train_batch_size 1 --report_to none \
     --instance_data_dir "$here/src/intaglio/assets/cat/train" --instance_prompt "a photo of sks cat" \

@@ -90,7 +90,7 @@ def record_shape(
     from intaglio.methods.attach import attach
     from intaglio.methods.registry import build_method
     from intaglio.pipelines.shapes import empty_denoiser, empty_inputs
-    from intaglio.trace.record import record
+    from intaglio.trace.recorder import record
 
     given = {"base": base, "rank": rank, "alpha": lora_alpha, "num_intervals": num_intervals}
     built = build_method(method, {key: value for key, value in given.items() if value is not None})

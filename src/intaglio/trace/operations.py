@@ -11,7 +11,7 @@ says so in `header.step["unknown_operators"]`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +35,10 @@ class Product:
     roles: tuple[str, str] | None = None
     part: str = ""  # of an attention: what is appended to the layer's name
     convolution: Convolution | None = None
+
+    def columns(self, length: int) -> Product:
+        """The part that gives `length` of the N columns."""
+        return replace(self, N=length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,24 @@ def _attention_backward(args: Arguments, out: tuple[Tensor | None, ...]) -> list
     return found
 
 
+def _int8_matmul(args: Arguments, out: Tensor) -> list[Product]:
+    return [matmul(args["x"], args["w"] if args["transposed"] else args["w"].t(), out)]
+
+
+def _weight_product(args: Arguments, out: Tensor) -> list[Product]:
+    """INT8 codes (B, H, W, C) under a frozen weight of (O, taps, I): `output`, or `grad_input` where `back`."""
+    x, (O, taps, I) = args["x"], args["shape"]  # noqa: E741
+    kernel, stride, padding, dilation, size = (tuple(args["geometry"][i : i + 2]) for i in range(0, 10, 2))
+    (B, H, W, _), back = x.shape, args["back"]
+    M, N, K = (B * H * W, I, taps * O) if back else (B * size[0] * size[1], O, taps * I)
+    facts: dict[str, Any] = {}
+    if B * H > 1:
+        spatial = {"in_spatial": size, "out_spatial": (H, W)} if back else {"in_spatial": (H, W), "out_spatial": size}
+        geometry = Convolution(I, O, kernel, stride=stride, padding=padding, dilation=dilation, **spatial)
+        facts = {"operation": "conv2d", "convolution": geometry}
+    return [Product(x, args["qdata"], out, M, N, K, **facts)]
+
+
 def _volume(shape: Iterable[int]) -> int:
     product = 1
     for length in shape:
@@ -179,6 +201,14 @@ register("aten::convolution_backward", _convolution_backward)
 for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
     register(f"aten::_scaled_dot_product_{kind}", _attention)
     register(f"aten::_scaled_dot_product_{kind}_backward", _attention_backward)
+
+register("intaglio::int8_matmul", _int8_matmul)
+register("intaglio::weight_product", _weight_product)
+register("intaglio::quantize_rows", lambda a, out: [Vector("quantize", a["x"].numel())])
+register("intaglio::column_sums", lambda a, out: [Vector("scale_gradient", a["a"].numel())])
+
+# Arithmetic that ends in INT8 codes is a quantizer's: one `quantize` in all.
+QUANTIZER_STEPS = {"abs", "amax", "mul", "round", "floor", "clamp", "le", "where", "frexp", "gt", "eq"}
 
 # The values stay, or are one number's multiple of what they were: nothing is computed that an accelerator would not
 # fold into a scale or an address.

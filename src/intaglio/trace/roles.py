@@ -26,7 +26,8 @@ class Forward:
     part: Part
     left: str
     right: str
-    weight_elements: int
+    N: int
+    K: int
 
 
 def forward_part(product: Product, left: Known, right: Known, layer: str) -> Part:
@@ -69,11 +70,14 @@ def _of_two_activations(
     attention = next((m for m in made if m.part.operation == "attention_product"), None)
     if attention is not None:
         return _of_attention(attention, saved, saved_is_left)
-    elements = product.M * product.N * product.batch
-    weights = [m for m in made if m.weight_elements == elements] or list(made)
-    found = next((m for m in weights if saved in (m.left, m.right)), weights[0] if weights else None)
+    shape = {product.M, product.N}
+    weights = [m for m in made if {m.K, m.N} == shape] or list(made)
+    # What was quantized anew for this pass has another name: the last product's input, H of a low-rank pair.
+    found = next((m for m in weights if saved in (m.left, m.right)), weights[-1] if weights else None)
     if found is None:  # made by an operator that was not understood
         return Part("grad_weight", layer, _order(saved_is_left, "input", "grad_output"), product.operation)
+    if found.K != found.N and {found.K, found.N} == shape:
+        saved_is_left = product.M == found.K  # the gradient of a weight is (K, N): its rows tell the input
     weight_role = next((r for r in found.part.roles if r in ("weight", "lora_a", "lora_b")), "weight")
     of_input = "hidden" if weight_role == "lora_b" else "input"
     of_grad = "grad_hidden" if weight_role == "lora_a" else "grad_output"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class Known:
     origin: Origin
     weight: Weight | None = None
     probabilities: bool = False  # what a softmax gave
+    sums: bool = False  # integer sums of a product, perhaps scaled: what its epilogue works on
+    packed: tuple[tuple[Weight, str, int], ...] = ()  # weights side by side: (weight, name, length)
 
 
 class Tensors:
@@ -79,21 +81,31 @@ class Tensors:
             return name
         return f"{name}[{offset}:{offset + tensor.numel()}]"
 
-    def new(
-        self, tensor: Tensor, origin: Origin, *, weight: Weight | None = None, probabilities: bool = False
-    ) -> Known:
-        """Values that were not there before."""
+    def new(self, tensor: Tensor, origin: Origin, **facts: Any) -> Known:
+        """Values that were not there before; `facts` are fields of `Known`."""
         self._numbers += 1
-        return self._set(tensor, Known(f"t{self._numbers}", origin, weight, probabilities))
+        return self._set(tensor, Known(f"t{self._numbers}", origin, **facts))
+
+    def derive(self, tensor: Tensor, sources: Sequence[Tensor]) -> None:
+        """Computed from weights and constants alone: of several weights it is the one with the most elements."""
+        known = [(source.numel(), self.known(source)) for source in sources]
+        weights = [(elements, k) for elements, k in known if k.weight is not None]
+        if weights:
+            largest = max(weights, key=lambda pair: pair[0])[1]
+            self._set(tensor, Known(largest.name, "constant", largest.weight))
+        else:
+            self.new(tensor, "constant")
+
+    def pack(self, tensor: Tensor, parts: Sequence[Tensor], axis: int) -> None:
+        """`tensor` is weights side by side: a product with it is a product with each."""
+        known = [self.known(part) for part in parts]
+        packed = tuple((k.weight, k.name, p.shape[axis]) for k, p in zip(known, parts, strict=True) if k.weight)
+        self.derive(tensor, parts)
+        self._set(tensor, replace(self.known(tensor), packed=packed))
 
     def copy(self, tensor: Tensor, source: Tensor) -> None:
         """`tensor` holds the values of `source`, in another layout or dtype, or times one number."""
         self._set(tensor, replace(self.known(source), name=self.name(source)))
-
-    def weight_of(self, sources: Sequence[Tensor]) -> Weight | None:
-        """The weight that constants were computed from: of several, the one with the most elements."""
-        weights = [(t.numel(), self.known(t).weight) for t in sources if self.known(t).weight is not None]
-        return max(weights, key=lambda pair: pair[0])[1] if weights else None
 
     def _set(self, tensor: Tensor, known: Known) -> Known:
         # The weak reference keeps the address from being given to another storage while this step is recorded.

@@ -144,7 +144,7 @@ class _Loop:
 
     def _traced_step(self, model: torch.nn.Module, scaler: Any, step: int) -> float:
         """The same step, recorded: every operation goes into `trace.jsonl`."""
-        from intaglio.trace.record import Recorder
+        from intaglio.trace.recorder import Recorder
         from intaglio.trace.schema import write_trace
 
         recipe = self.recipe

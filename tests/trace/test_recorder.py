@@ -15,7 +15,7 @@ from intaglio.errors import UserError
 from intaglio.layers.model import find_layers
 from intaglio.trace import operations
 from intaglio.trace.operations import Vector, matmul, register
-from intaglio.trace.record import Recorder, record
+from intaglio.trace.recorder import Recorder, record
 from tiny_models import make_unet
 
 BATCH, TOKENS, TEXT = 2, 64, 5
@@ -178,10 +178,27 @@ def test_peft_layers_have_the_same_products(lora):
     model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     trace = record(step_of(model))
 
-    def lowered(found):
-        return Counter({(p, name.lower(), *rest): n for (p, name, *rest), n in found.items()})
-
     assert lowered(products(trace)) == lowered(products(lora))
+
+
+def lowered(found):
+    return Counter({(p, name.lower(), *rest): n for (p, name, *rest), n in found.items()})
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_int8_lora_runs_the_same_products_in_integers(lora, separate):
+    """Its layers multiply with [W0 A] and [W0^T B^T] at once: recorded as the products that these are."""
+    method = intaglio.QuantizedLora(rank=2, separate_gradient=separate)
+    trace = record(step_of(*attached(method)))
+    assert products(trace) == products(lora)
+    for event in trace.events:
+        if event.is_product and event.operation != "attention_product" and ".to_" in event.layer:
+            assert [operand.bits for operand in event.operands] == [8, 8], event
+    quantized = Counter(e.layer for e in trace.events if e.kind == "quantize")
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert quantized[layer] == (9 if separate else 8)  # x, a, b, h; g, gh, and h and gh again for dB and dA
+    assert not any(e.kind in ("round", "amax", "dequantize") and e.layer == layer for e in trace.events)
+    assert trace.header.step.get("unknown_operators") is None
 
 
 def test_gradients_do_not_change_while_recorded():

@@ -35,6 +35,7 @@ from intaglio.trace.roles import Forward, Part, backward_part, forward_part
 from intaglio.trace.schema import ROLE_ORDER, Event, Header, Operand, Trace, gemm_event
 from intaglio.trace.tensors import Known, Tensors, Weight, bits_of, dtype_name, module_name, tensors_in
 
+EPILOGUE = ("mul", "add")
 NO_BACKWARD = "no backward pass was recorded"
 _IN_KERNEL = Known("", "forward")
 
@@ -151,7 +152,9 @@ class Recorder(TorchDispatchMode):
             self._layer_of.setdefault(number, layer)
         known = [self._tensors.known(t) for t in sources]
         computed = self._name_results(name, args, sources, known, results, writes, backward)
-        if not computed:
+        if _rounds(name, sources, results):
+            self._end_of_quantizer(layer, results[0].numel())
+        if not computed or _is_epilogue(name, known):
             return
         handler = operations.HANDLERS.get(name)
         if handler is None:
@@ -189,11 +192,14 @@ class Recorder(TorchDispatchMode):
         for tensor in results:
             if same and not writes and sources:
                 self._tensors.copy(tensor, sources[0])
+            elif constant and name == "aten::cat":
+                self._tensors.pack(tensor, sources, args[1] if len(args) > 1 else 0)
             elif constant:
-                self._tensors.new(tensor, "constant", weight=self._tensors.weight_of(sources))
+                self._tensors.derive(tensor, sources)
             elif writes or not self._tensors.seen(tensor):
                 softmax = vector_kind(name) == "softmax" and not backward
-                self._tensors.new(tensor, "backward" if backward else "forward", probabilities=softmax)
+                sums = tensor.dtype == torch.int32 or (vector_kind(name) in EPILOGUE and any(k.sums for k in known))
+                self._tensors.new(tensor, "backward" if backward else "forward", probabilities=softmax, sums=sums)
         return not (same or constant or name in operations.MOVES)
 
     def _see_vector(
@@ -205,27 +211,44 @@ class Recorder(TorchDispatchMode):
             self._unknown[name] = self._unknown.get(name, 0) + 1
         self._add_vector(vector_kind(name), layer, backward, elements)
 
+    def _end_of_quantizer(self, layer: str, elements: int) -> None:
+        """Float values became INT8 codes: the steps to them, one `quantize`."""
+        while self.events and self.events[-1].layer == layer and self.events[-1].kind in operations.QUANTIZER_STEPS:
+            self.events.pop()
+        self._add_vector("quantize", layer, False, elements)
+
     def _add_vector(self, kind: str, layer: str, backward: bool, elements: int) -> None:
         if elements:
-            pass_name = "grad_input" if backward else "output"
+            pass_name = "quantize" if kind == "quantize" else "grad_input" if backward else "output"
             self.events.append(Event("vector", pass_name, layer, kind=kind, elements=elements))
 
     def _add_product(self, product: Product, name: str, layer: str, backward: bool, number: int) -> None:
         if not product.M * product.N * product.K * product.batch:
             return
+        left, right = (_IN_KERNEL if o is None else self._tensors.known(o) for o in (product.left, product.right))
+        if sum(length for _, _, length in right.packed) != product.N:
+            self._add_one(product, left, right, name, layer, backward, number)
+            return
+        for weight, label, length in right.packed:  # one product with two weights is a product with each
+            part = Known(label, "constant", weight)
+            self._add_one(product.columns(length), left, part, name, layer, backward, number)
+
+    def _add_one(
+        self, product: Product, left: Known, right: Known, name: str, layer: str, backward: bool, number: int
+    ) -> None:
         operands = (product.left, product.right)
-        left, right = (_IN_KERNEL if o is None else self._tensors.known(o) for o in operands)
         names = tuple("" if o is None else self._tensors.name(o) for o in operands)
         assert len(names) == 2
+        if right.origin == "constant" and right.weight is not None:
+            names = (names[0], right.name)
         if product.roles is not None:
             part = Part(product.pass_name, layer + product.part, product.roles, product.operation)
         elif backward:
             part = backward_part(product, left, right, names, self._made.get(number, ()), layer)
         else:
             part = forward_part(product, left, right, layer)
-            of_weight = product.left if right.weight is None else product.right
-            elements = 0 if of_weight is None else of_weight.numel()
-            self._made.setdefault(number, []).append(Forward(part, *names, elements))
+            N, K = (product.M, product.K) if right.weight is None else (product.N, product.K)
+            self._made.setdefault(number, []).append(Forward(part, *names, N, K))
         self._add_dequantize(part.layer, operands)
         self.events.append(self._event(product, part, names, (left, right), name))
 
@@ -246,7 +269,11 @@ class Recorder(TorchDispatchMode):
                 pair.reverse()
         shapes = [(M, product.K), (product.K, N)]
         if product.convolution is not None:
-            shapes = [tuple(t.shape) if t is not None else s for t, s in zip(tensors, shapes, strict=True)]
+            # Packed codes have no shape of their own.
+            shapes = [
+                s if t is None or (w is not None and not t.is_floating_point()) else tuple(t.shape)
+                for s, t, w in zip(shapes, tensors, weights, strict=True)
+            ]
         other = next(t for t in (*tensors, product.result) if t is not None)
         left, right = (
             _operand(role, shape, name, other if tensor is None else tensor, weight)
@@ -297,3 +324,16 @@ def _operand(role: str, shape: tuple[int, ...], name: str, tensor: Tensor, weigh
 def _by_one_number(name: str, args: Sequence[Any]) -> bool:
     """A product with a Python number: another scale of the same values."""
     return name in ("aten::mul", "aten::div") and len(args) > 1 and isinstance(args[1], int | float)
+
+
+def _rounds(name: str, sources: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
+    """A cast from float to INT8: the last step of a quantizer."""
+    cast = name == "aten::_to_copy" and bool(results) and results[0].dtype == torch.int8
+    return cast and sources[0].is_floating_point()
+
+
+def _is_epilogue(name: str, known: Sequence[Known]) -> bool:
+    """Integer sums times a scale, or plus a bias: what a product ends with. A sum of two products is an addition."""
+    active = [k for k in known if k.origin in ("forward", "backward")]
+    kind = vector_kind(name)
+    return any(k.sums for k in active) and (kind == "mul" or (kind == "add" and len(active) == 1))
