@@ -143,7 +143,7 @@ def time_bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
     total = left.sum()
     for y, value in enumerate(left):
         axes.annotate(
-            f"{value:,.1f} ms  {value / total:.0%}",
+            f"{value:,.1f} ms  {value / total:.0%}" if value >= 10 else f"{value:.2g} ms  {value / total:.0%}",
             (value, y),
             (5, 0),
             textcoords="offset points",

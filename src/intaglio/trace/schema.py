@@ -15,7 +15,8 @@ Conventions
   grad_input  (M, N, K) = (o, in_channels / groups, kernel_h x kernel_w x out_channels / groups)
   grad_weight (M, N, K) = (w, out_channels / groups, o)
   The second is exact in pixels for stride 1, and counts no multiplication by the zeros that a stride inserts.
-- Two operands with the same `tensor` hold the same values: a scheduler may read them once.
+- Two operands with the same `tensor` hold the same values, up to one factor, which a scale takes up: a scheduler may
+  read them once.
 """
 
 from __future__ import annotations
