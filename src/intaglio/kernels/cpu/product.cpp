@@ -140,13 +140,13 @@ void store(const Product& p, int64_t m, int64_t rows, int64_t n, int64_t columns
         }
         const float scale = p.row_scale[(m + r) / p.rows_per_scale];
         const float* column_scale = p.column_scale + n;
-        alignas(32) float line[COLUMNS];
+        alignas(32) float rounded_later[COLUMNS];
+        float* line = p.out_type == 1 ? static_cast<float*>(p.out) + at : rounded_later;
+#pragma GCC ivdep
         for (int64_t j = 0; j < columns; ++j) line[j] = static_cast<float>(sums[j] - offset[j]) * scale * column_scale[j];
         if (p.bias)
             for (int64_t j = 0; j < columns; ++j) line[j] += p.bias[n + j];
-        if (p.out_type == 1) {
-            std::memcpy(static_cast<float*>(p.out) + at, line, columns * sizeof(float));
-        } else {
+        if (p.out_type == 2) {
             auto* to = static_cast<uint16_t*>(p.out) + at;
             for (int64_t j = 0; j < columns; ++j) to[j] = to_bfloat16(line[j]);
         }

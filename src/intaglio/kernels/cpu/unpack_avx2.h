@@ -127,15 +127,19 @@ static inline void unpack_output(
 static inline void unpack_grad_input(
     const Weight& w, int64_t n, int64_t columns, int64_t k, int64_t count, int8_t* temporary, int8_t* panels) {
     const int64_t quads = (count + 3) / 4, width = (columns + PANEL - 1) / PANEL * PANEL;
+    int64_t tap = k / w.out, o = k % w.out;
     for (int64_t q = 0; q < quads; ++q) {
         int8_t* rows[4];
         for (int64_t j = 0; j < 4; ++j) {
             rows[j] = temporary + j * MAX_BLOCK;
-            const int64_t r = k + 4 * q + j;
             const bool inside = 4 * q + j < count;
-            if (inside) product_codes(w, r % w.out, r / w.out * w.in + n, columns, rows[j]);
+            if (inside) product_codes(w, o, tap * w.in + n, columns, rows[j]);
             const int64_t filled = inside ? columns : 0;
-            std::memset(rows[j] + filled, 0, width - filled);
+            if (filled < width) std::memset(rows[j] + filled, 0, width - filled);
+            if (++o == w.out) {
+                o = 0;
+                ++tap;
+            }
         }
         for (int64_t p = 0; p * PANEL < columns; ++p) {
             __m128i v[4];
