@@ -32,7 +32,7 @@ bool agrees(const Case& c, bool back) {
     const int64_t taps = c.kernel * c.kernel, reduction = taps * c.in;
     const int64_t row_bytes = c.bits == 4 ? (reduction + 1) / 2 : reduction;
     auto packed = exact<uint8_t>(c.out * row_bytes);
-    const int64_t group = c.group ? c.group : reduction, groups = (reduction + group - 1) / group;
+    const int64_t group = c.group ? c.group : reduction, groups = group ? (reduction + group - 1) / group : 0;
     auto zero = exact<int8_t>(c.out * groups);
     auto ratio = exact<float>(c.out * groups), levels = exact<float>(16);
     for (int64_t i = 0; i < c.out * groups; ++i) {
@@ -78,7 +78,7 @@ bool agrees(const Case& c, bool back) {
                         }
                 }
     const Weight weight{packed.get(), c.bits, row_bytes, c.out, taps, c.in, c.group && !c.levels ? zero.get() : nullptr,
-                        c.group ? ratio.get() : nullptr, c.levels ? levels.get() : nullptr, groups, group};
+                        c.group ? ratio.get() : nullptr, c.levels ? levels.get() : nullptr, groups, group ? group : 1};
     const Window window{c.images, from_height, from_width, to_height, to_width, c.kernel, c.kernel,
                         c.stride, c.stride,    c.pad,      c.pad,     1,        1};
     Product product{x.get(), channels, &weight, &window, back, 0, got.get(), columns, nullptr, 1, nullptr, nullptr, c.threads};
@@ -107,6 +107,7 @@ void rows_and_sums(int64_t groups, int64_t rows, int64_t columns) {
 int main() {
     const Case cases[] = {
         // bits, out, in, kernel, stride, pad, images, height, width, threads
+        {8, 0, 3, 1, 1, 0, 1, 1, 2, 1},     {4, 3, 0, 1, 1, 0, 1, 1, 2, 1},    {4, 3, 5, 1, 1, 0, 0, 1, 2, 1},
         {8, 1, 1, 1, 1, 0, 1, 1, 1, 1},     {4, 1, 1, 1, 1, 0, 1, 1, 1, 2},    {4, 7, 5, 1, 1, 0, 1, 1, 13, 1},
         {8, 17, 33, 1, 1, 0, 1, 1, 7, 2},   {4, 33, 31, 3, 1, 1, 2, 5, 7, 1},  {8, 19, 17, 3, 2, 1, 2, 7, 5, 2},
         {4, 19, 17, 3, 2, 1, 2, 7, 5, 2},   {4, 131, 37, 2, 3, 0, 1, 8, 9, 2}, {8, 37, 131, 3, 1, 2, 1, 4, 3, 1},

@@ -127,6 +127,7 @@ static inline void unpack_output(
 static inline void unpack_grad_input(
     const Weight& w, int64_t n, int64_t columns, int64_t k, int64_t count, int8_t* temporary, int8_t* panels) {
     const int64_t quads = (count + 3) / 4, width = (columns + PANEL - 1) / PANEL * PANEL;
+    if (!count) return;  // no output channels, and nothing to divide by
     int64_t tap = k / w.out, o = k % w.out;
     for (int64_t q = 0; q < quads; ++q) {
         int8_t* rows[4];
