@@ -12,6 +12,7 @@ from intaglio.accelerator.workload import load_csv_workload, workload_of_trace
 from intaglio.cli import trace as trace_command
 from intaglio.cli.trace import record_shape
 from intaglio.errors import UserError
+from intaglio.methods.registry import METHODS
 from intaglio.pipelines.shapes import Shape, empty_denoiser, shape_named
 from intaglio.trace.schema import read_trace
 
@@ -99,12 +100,13 @@ def test_other_published_models(name, parameters):
     assert "unknown_operators" not in trace.header.step
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora", "peqa", "tuneqdm"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_from_shapes(method):
     trace = record_shape(TINY, method=method, batch_size=3)
     passes = {e.pass_name for e in trace.events}
     assert {"output", "grad_input", "optimizer"} <= passes
-    assert ("quantize" in passes) == (method in ("qlora", "peqa", "tuneqdm"))
+    assert ("quantize" in passes) == METHODS[method].needs_base
+    assert "unknown_operators" not in trace.header.step
     assert (trace.header.step["batch_size"], trace.header.step["resolution"]) == (3, 64)
 
 

@@ -99,6 +99,8 @@ def _weight_scale(base: QuantizedLayer) -> Tensor:
     """float32 (N,). A channel of zeros has no scale of its own: it takes the median of the others, as a scale far from
     theirs would spoil what is quantized together with it."""
     scale = base.scale[:, 0].float().clone()
+    if scale.is_meta:
+        return scale
     used = weight_codes(base).any(1)
     return torch.where(used, scale, scale[used].median()) if used.any() else scale
 
@@ -126,7 +128,7 @@ class IntegerStep(torch.autograd.Function):
         b, b_scale = quantize_columns(b_rows, ADAPTER_BITS, power_of_two=power_of_two)
 
         patches = unfold(x_codes, x.shape, shape)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # there is none for meta
             y, h = int8_matmul(patches, torch.cat([weight_codes(base), a])).split([len(b), layer.rank], 1)
             row_scale = _per_row(x_scale, len(patches))
             h_real = h.double() * (row_scale.double() * a_scale.T.double() * b_scale.double())
@@ -230,7 +232,7 @@ def _sum_over_tokens(left_MR: Tensor, right_MC: Tensor) -> Tensor:
 
 
 def _check_finite(scale: Tensor, what: str, layer: IntegerLoraLayer) -> None:
-    if not torch.isfinite(scale).all():
+    if not scale.is_meta and not torch.isfinite(scale).all():
         raise UserError(
             f"{layer.name}: its {what} has values that are not finite, which no integer stands for. Try a lower "
             "learning_rate, or mixed_precision = 'no'"
