@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 import intaglio
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
+from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.layers.frozen import QuantizedLayer, set_integer_gemms
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model, replace
@@ -51,12 +52,13 @@ class IntegerBase(torch.nn.Module):
         self.base, self.power_of_two = base, power_of_two
 
     def forward(self, x):
-        largest = x.abs().amax(-1, keepdim=True)
-        scale, inverse = largest / 127, 127 / largest
         if self.power_of_two:
-            scale = 2.0 ** scale.log2().ceil()
-            inverse = 1 / scale
-        codes = (x * inverse).round().double() @ (self.base.dequantized(torch.float64) / self.base.scale).round().T
+            scale = 2.0 ** (x.abs().amax(-1, keepdim=True) / 127).log2().ceil()
+            codes = (x / scale).round()
+        else:
+            codes, scale = quantize_rows(x.reshape(-1, 1, x.shape[-1]))
+            codes, scale = codes.view(x.shape), scale.view(*x.shape[:-1], 1)
+        codes = codes.double() @ (self.base.dequantized(torch.float64) / self.base.scale).round().T
         value = codes.float() * scale * self.base.scale[:, 0]
         return value if self.base.bias is None else value + self.base.bias
 
