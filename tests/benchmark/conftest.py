@@ -104,3 +104,12 @@ def bench(tmp_path_factory, small_plan):
     (cache / small_plan.packages["wesnoth"] / "fetched.txt").write_text("a fixture")
     colours = {"white": (255, 255, 255), "red": (214, 48, 49), "blue": (50, 100, 220)}
     return build_benchmark(small_plan, out, cache, colours, ("subjects", "families", "styles"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    from tiny_pipelines import make_pipeline
+
+    folder = tmp_path_factory.mktemp("model") / "sd"
+    make_pipeline("sd").save_pretrained(folder)
+    return folder

@@ -106,15 +106,6 @@ def test_finished_runs_are_not_repeated(bench, tmp_path, monkeypatch):
         runner.read_rows(path)
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    from tiny_pipelines import make_pipeline
-
-    folder = tmp_path_factory.mktemp("model") / "sd"
-    make_pipeline("sd").save_pretrained(folder)
-    return folder
-
-
 def test_from_end_to_end(bench, tmp_path, tiny_model):
     recipe = experiment(bench, tmp_path, model=str(tiny_model), reference="peqa")
     folder = compare(recipe, torch_threads=1)
