@@ -42,7 +42,7 @@ def test_every_method_trains_and_says_what_it_made(method, recipe):
     assert written["loss_last"] < written["loss_first"]
     assert written["adapter_bytes"] == find_file(made.output_dir).stat().st_size
     assert written["trainable_parameters"] == sum(t.numel() for t in load_file(find_file(made.output_dir)).values())
-    assert summary.base_format == ("int4" if METHODS[method].needs_base else None)
+    assert summary.base_format == (METHODS[method].default_base if METHODS[method].needs_base else None)
     assert "load_adapter" in (made.output_dir / "README.md").read_text()
 
 

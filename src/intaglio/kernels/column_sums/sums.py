@@ -44,7 +44,7 @@ def _column_sums(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
     samples, rows, columns = a.shape
     if kernels is None:
         if scale is not None and b is not None:
-            b = (b.view(len(scale), -1) * scale[:, None]).view(a.shape)
+            b = (b.reshape(len(scale), -1) * scale[:, None]).reshape(a.shape)
         return (a if b is None else a * b).sum(1)
     a, b = a.contiguous(), None if b is None else b.contiguous()
     scale = None if scale is None else scale.contiguous()
