@@ -67,8 +67,8 @@ def _bounds(bullet: Any, body: int) -> tuple[np.ndarray, np.ndarray]:
 def _world() -> Iterator[Any]:
     with _silence():
         try:
-            import pybullet
-            import pybullet_data
+            import pybullet  # pyright: ignore[reportMissingImports]
+            import pybullet_data  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("rendering objects needs pybullet: pip install 'intaglio[bench]'") from None
         client = pybullet.connect(pybullet.DIRECT)
