@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from PIL import Image
 from pydantic import Field
 
 from intaglio.config import StrictModel
-from intaglio.data.noise import step_generator
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BATCH = 16
 ItemT = TypeVar("ItemT")
@@ -30,6 +31,8 @@ class Drawing(StrictModel):
 
 def draw(pipeline: Any, texts: Sequence[str], count: int, drawing: Drawing, stream: str) -> list[list[Image.Image]]:
     """`count` pictures of each text. `stream` keeps the noise of unlike uses apart."""
+    from intaglio.data.noise import step_generator  # imports torch, which `--help` does without
+
     jobs = [(place, number) for place in range(len(texts)) for number in range(count)]
     images: list[Image.Image] = []
     for start in range(0, len(jobs), BATCH):

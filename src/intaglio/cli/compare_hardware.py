@@ -8,8 +8,12 @@ from pathlib import Path
 
 import click
 
-from intaglio.accelerator.comparison import cases_of, write_comparison
-from intaglio.accelerator.hardware import load_hardware, shipped_hardware
+EPILOG = """\b
+Examples:
+  intaglio compare-hardware --out out/hardware
+  intaglio compare-hardware --hardware intaglio-64x64 --models sd15 --methods lora,full --ranks 16 --out out/hardware
+
+`intaglio simulate --help` names the shipped hardware."""
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -25,7 +29,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command(
     name="compare-hardware",
     context_settings={"token_normalize_func": lambda name: name.replace("-", "_"), "show_default": True},
-    epilog=f"Shipped hardware: {', '.join(shipped_hardware())}.",
+    epilog=EPILOG,
 )
 @click.option("--hardware", default="cdm-qta-64x64", help="A hardware TOML file, or the name of a shipped one.")
 @click.option("--models", default="sd15,sdxl,dit", help="Published models, with commas.")
@@ -36,6 +40,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 def command(hardware: str, models: str, methods: str, ranks: tuple[int, ...], out: Path) -> None:
     """Speed, energy and area over each baseline, beside the paper's figures and published chips."""
+    from intaglio.accelerator.comparison import cases_of, write_comparison
+    from intaglio.accelerator.hardware import load_hardware
+
     design = load_hardware(hardware)
     cases = cases_of(_names(models), _names(methods), ranks)
     lines = write_comparison(design, cases, out, shlex.join(["intaglio", *sys.argv[1:]]))

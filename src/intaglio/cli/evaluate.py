@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from intaglio.benchmark.draw import Drawing
 from intaglio.cli import SETTINGS
 from intaglio.cli.console import make_console, quiet_libraries, two_columns
 from intaglio.cli.options import given, options_of
@@ -22,56 +23,48 @@ Examples:
 Writes scores.json and sheet.png. Scores of unlike encoders cannot be compared: each report names its own."""
 
 
-def _command() -> Any:
-    from intaglio.benchmark.draw import Drawing
+@click.command(name="evaluate", context_settings=SETTINGS, epilog=EPILOG)
+@click.option("--adapter", type=click.Path(path_type=Path), help="folder of a training run [the base alone]")
+@click.option("--task", required=True, help="a task of the benchmark")
+@click.option("--bench", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True)
+@click.option("--prompts", help="colour, terrain, style or dreambooth [the task's first]")
+@click.option("--pretrained_model_name_or_path", "model", help="[the one that the adapter was trained on]")
+@click.option("--encoder", default="efficientnet-lite0", show_default=True, help="of pictures")
+@click.option("--prompt_encoder", help="one that reads text: clip:MODEL or judge:FOLDER [pixel checks]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[the adapter's, /evaluation]")
+@options_of(Drawing)
+def command(
+    adapter: Path | None,
+    task: str,
+    bench: Path,
+    prompts: str | None,
+    model: str | None,
+    encoder: str,
+    prompt_encoder: str | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Score an adapter on a task with known truth: subject, identity, prompt, drift, diversity, memorisation."""
+    from intaglio.benchmark.evaluate import evaluate
+    from intaglio.config import build
+    from intaglio.files import write_atomic, write_text_atomic
 
-    @click.command(name="evaluate", context_settings=SETTINGS, epilog=EPILOG)
-    @click.option("--adapter", type=click.Path(path_type=Path), help="folder of a training run [the base alone]")
-    @click.option("--task", required=True, help="a task of the benchmark")
-    @click.option("--bench", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True)
-    @click.option("--prompts", help="colour, terrain, style or dreambooth [the task's first]")
-    @click.option("--pretrained_model_name_or_path", "model", help="[the one that the adapter was trained on]")
-    @click.option("--encoder", default="efficientnet-lite0", show_default=True, help="of pictures")
-    @click.option("--prompt_encoder", help="one that reads text: clip:MODEL or judge:FOLDER [pixel checks]")
-    @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[the adapter's, /evaluation]")
-    @options_of(Drawing)
-    def command(
-        adapter: Path | None,
-        task: str,
-        bench: Path,
-        prompts: str | None,
-        model: str | None,
-        encoder: str,
-        prompt_encoder: str | None,
-        out: Path | None,
-        **options: Any,
-    ) -> None:
-        """Score an adapter on a task with known truth: subject, identity, prompt, drift, diversity, memorisation."""
-        from intaglio.benchmark.evaluate import evaluate
-        from intaglio.config import build
-        from intaglio.files import write_atomic, write_text_atomic
-
-        console = make_console()
-        quiet_libraries()
-        report = evaluate(
-            adapter,
-            task,
-            bench=bench,
-            model=model,
-            prompt_set=prompts,
-            drawing=build(Drawing, given(options), "evaluate"),
-            encoder=encoder,
-            prompt_encoder=prompt_encoder,
-        )
-        out = out or (Path("out/evaluation") if adapter is None else adapter / "evaluation")
-        write_text_atomic(out / "scores.json", json.dumps(report.table(), indent=2) + "\n")
-        sheet = report.sheet()
-        write_atomic(out / "sheet.png", lambda temporary: sheet.save(temporary, format="PNG"))
-        rows = [(name, f"{value:.3f}") for name, value in report.scores.items()]
-        measured = [("pictures by", report.encoder), ("prompts by", report.prompt_encoder), ("written", str(out))]
-        console.print(two_columns(f"{task}, prompts {report.prompt_set}", [*rows, *measured]))
-
-    return command
-
-
-command = _command()
+    console = make_console()
+    quiet_libraries()
+    report = evaluate(
+        adapter,
+        task,
+        bench=bench,
+        model=model,
+        prompt_set=prompts,
+        drawing=build(Drawing, given(options), "evaluate"),
+        encoder=encoder,
+        prompt_encoder=prompt_encoder,
+    )
+    out = out or (Path("out/evaluation") if adapter is None else adapter / "evaluation")
+    write_text_atomic(out / "scores.json", json.dumps(report.table(), indent=2) + "\n")
+    sheet = report.sheet()
+    write_atomic(out / "sheet.png", lambda temporary: sheet.save(temporary, format="PNG"))
+    rows = [(name, f"{value:.3f}") for name, value in report.scores.items()]
+    measured = [("pictures by", report.encoder), ("prompts by", report.prompt_encoder), ("written", str(out))]
+    console.print(two_columns(f"{task}, prompts {report.prompt_set}", [*rows, *measured]))

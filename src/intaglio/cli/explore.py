@@ -5,20 +5,23 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from intaglio.accelerator.exploration import Space, explore
-from intaglio.accelerator.exploration_report import write_findings
-from intaglio.accelerator.hardware import load_hardware
-from intaglio.accelerator.model_steps import model_step
-from intaglio.accelerator.workload import load_csv_workload, load_trace_workload, workload_of_trace
-from intaglio.config import load_toml
+if TYPE_CHECKING:
+    from intaglio.accelerator.exploration import Space
+
+EPILOG = """\b
+Examples:
+  intaglio explore --space recipes/accelerator-explore.toml --model sd15 --out out/explore
+  intaglio explore --space space.toml --trace out/dog/trace.jsonl --jobs 2 --out out/explore"""
 
 
 @click.command(
     name="explore",
     context_settings={"token_normalize_func": lambda name: name.replace("-", "_"), "show_default": True},
+    epilog=EPILOG,
 )
 @click.option(
     "--space", type=click.Path(path_type=Path), required=True, help="A TOML file: base, designs, seed, [axes]."
@@ -35,6 +38,13 @@ def command(
     space: Path, trace: Path | None, workload: Path | None, model: str | None, rank: int, jobs: int, out: Path
 ) -> None:
     """Explore designs over one step: designs.csv as they come, then pareto.csv, explore.html, better.toml."""
+    from intaglio.accelerator.exploration import Space
+    from intaglio.accelerator.exploration_report import write_findings
+    from intaglio.accelerator.hardware import load_hardware
+    from intaglio.accelerator.model_steps import model_step
+    from intaglio.accelerator.workload import load_csv_workload, load_trace_workload, workload_of_trace
+    from intaglio.config import load_toml
+
     if sum(source is not None for source in (trace, workload, model)) != 1:
         raise click.UsageError("give exactly one of --trace FILE, --workload FILE.csv and --model NAME")
     grid = load_toml(space, Space)
@@ -56,8 +66,10 @@ def command(
     click.echo(f"written: {out}/designs.csv, pareto.csv, explore.html")
 
 
-def _run(grid: Space, work, out: Path, jobs: int) -> None:
+def _run(grid: Space, work: Any, out: Path, jobs: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from intaglio.accelerator.exploration import explore
 
     total = min(grid.designs, grid.grid_size)
     columns = ("designs", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
