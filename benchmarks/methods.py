@@ -19,7 +19,7 @@ import torch
 from intaglio.evaluation.subject import sample_cat
 from intaglio.training.summary import human_bytes
 
-METHODS = ["full", "lora", "qlora", "peqa", "tuneqdm"]
+METHODS = ["full", "lora", "qlora", "peqa", "tuneqdm", "int8_lora"]
 STEPS = 30
 
 
@@ -42,7 +42,7 @@ def main() -> None:
         "",
         f"`make bench`, commit {commit or 'unknown'}, {platform.processor() or platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; batch {rows[0]['train_batch_size']}, "
-        f"median of {STEPS} steps, products in float.",
+        f"median of {STEPS} steps, products in float but for int8_lora.",
         "",
         "| method | base | denoiser in memory | trained | adapter | s a step | to lora | peak memory |",
         "|---|---|---|---|---|---|---|---|",
