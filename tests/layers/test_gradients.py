@@ -12,6 +12,7 @@ from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.scaled import ScaledLayer, TimestepScaledLayer
 from intaglio.layers.timesteps import Selection, TimestepContext
 from intaglio.quantizers.formats import parse_format
+from saved import saved_bytes
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -127,20 +128,6 @@ def test_low_rank_update():
         nn.init.normal_(layer.lora_b)
         merged = layer.merged_float()
         torch.testing.assert_close(layer(x), merged(x), rtol=1e-4, atol=1e-5)
-
-
-def saved_bytes(run):
-    """Bytes of distinct storages that autograd keeps for the backward pass."""
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        result = run()
-    return sum(kept.values()), result
 
 
 @pytest.mark.parametrize("make", [nn.Linear, lambda i, o: nn.Conv2d(i, o, 3, padding=1)])

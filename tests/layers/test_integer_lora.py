@@ -12,6 +12,7 @@ from intaglio.layers.low_rank import LowRankLayer
 from intaglio.quantizers import integer_step as step
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import from_rows, to_rows
+from saved import saved_bytes
 
 CONVOLUTIONS = [
     {"kernel_size": 1},
@@ -178,20 +179,12 @@ def test_a_channel_of_zeros_does_not_spoil_the_others():
 def test_autograd_keeps_x_as_int8(make):
     layer = layer_of(make, IntegerArithmetic(), rank=4)
     x = torch.randn(2, 64, 8, 8) if isinstance(layer.base, nn.Conv2d) else torch.randn(2, 64, 64)
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = layer(x.requires_grad_())
+    kept, y = saved_bytes(lambda: layer(x.requires_grad_()))
     tokens = x.numel() // 64
     groups = 2 if isinstance(layer.base, nn.Conv2d) else tokens
     reduction = layer.lora_a[0].numel()
     expected = x.numel() + 4 * groups + 4 * 4 * tokens + (reduction * 4 + 48 * 4) + 2 * 4 * 4
-    assert sum(kept.values()) == expected
+    assert kept == expected
     assert y.shape[0] == 2
 
 

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from fresh_interpreter import modules_after
 from intaglio.errors import UserError, WrongBase
 from intaglio.layers.model import base_format, base_hash
 from intaglio.pipelines import inspection
@@ -152,9 +151,9 @@ def test_single_file_that_is_none(tmp_path):
 
 
 def test_inspection_imports_no_torch(int4_folder):
-    code = (
-        "import sys; from intaglio.pipelines.inspection import inspect_model\n"
-        f"assert inspect_model({str(int4_folder)!r}).format == 'int4'\n"
-        "assert not {'torch', 'diffusers', 'numpy'} & set(sys.modules)"
+    loaded = modules_after(
+        "from intaglio.pipelines.inspection import inspect_model\n"
+        f"assert inspect_model({str(int4_folder)!r}).format == 'int4'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "intaglio.pipelines.inspection" in loaded
+    assert not {"torch", "diffusers", "numpy"} & loaded
