@@ -14,8 +14,10 @@ from torch import Tensor
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.kernels import build
 
-PATHS = ("avx2", "torch")
-"""What `INTAGLIO_KERNELS` may force: the compiled kernels, or torch alone."""
+LEVELS = ("avx2", "avx512", "avx512bf16")
+"""What the compiled kernels may use of the processor, as in `cpu/level.h`; "avx512" includes VNNI."""
+PATHS = (*LEVELS, "torch")
+"""What `INTAGLIO_KERNELS` may force: the compiled kernels with these instructions, or torch alone."""
 
 
 def _structure(name: str, **fields: Any) -> type[ctypes.Structure]:
@@ -57,7 +59,7 @@ def address(tensor: Tensor | None) -> int | None:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where torch alone computes: that is said once, unless it was asked for.
+    """The compiled kernels at their level, or None where torch alone computes: that is said once, unless asked for.
 
     Raises:
         UserError: `INTAGLIO_KERNELS` names no path, or one that is not there.
@@ -72,12 +74,35 @@ def library() -> ctypes.CDLL | None:
         if wanted is not None:
             raise UserError(f"INTAGLIO_KERNELS={wanted}, but {reason}")
         warnings.warn(f"integer products run on torch alone, which is slow: {reason}", stacklevel=2)
+        return None
+    best = loaded.intaglio_best_level()
+    level = best if wanted is None else LEVELS.index(wanted)
+    if level > best:
+        raise UserError(f"INTAGLIO_KERNELS={wanted}, but this processor has {LEVELS[best]} at most")
+    loaded.intaglio_set_level(level)
+    _level[0] = level
     return loaded
 
 
+_level = [0]
+
+
 def path_in_use() -> str:
-    """`avx2` or `torch`."""
-    return "torch" if library() is None else "avx2"
+    """One of `PATHS`."""
+    return "torch" if library() is None else LEVELS[_level[0]]
+
+
+def set_level(name: str) -> None:
+    """Use the compiled kernels with these instructions from now on: for tests and benchmarks.
+
+    Raises:
+        UserError: the kernels or the processor do not have them.
+    """
+    kernels = library()
+    if kernels is None or LEVELS.index(name) > kernels.intaglio_best_level():
+        raise UserError(f"the kernels cannot use {name} here")
+    kernels.intaglio_set_level(LEVELS.index(name))
+    _level[0] = LEVELS.index(name)
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -92,8 +117,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     loaded.intaglio_sources.restype = ctypes.c_char_p
     if loaded.intaglio_sources().decode() != build.sources_hash():
         return None, f"the compiled kernels are older than their sources; {again}"
-    if not loaded.intaglio_runs_here():
+    if loaded.intaglio_best_level() < 0:
         return None, "this processor has no AVX2"
+    loaded.intaglio_set_level.restype = None
     for name in ("intaglio_product", "intaglio_quantize_rows", "intaglio_column_sums"):
         getattr(loaded, name).restype = None
     return loaded, ""

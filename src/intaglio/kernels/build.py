@@ -21,8 +21,11 @@ LIBRARY = "libintaglio_kernels.so"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
 FLAGS += ["-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
-UNITS = {"detect.cpp": [], "product.cpp": ["-mavx2", "-mfma"], "rows.cpp": ["-mavx2", "-mfma"]}
-"""What each source may assume of the processor; never -march=native."""
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vnni")), "-mprefer-vector-width=512"]
+AVX512_BF16 = [*AVX512, "-mavx512bf16"]
+UNITS = {"detect.cpp": [], "product.cpp": AVX2, "rows.cpp": AVX2}
+"""What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 
 
 def sources_hash() -> str:

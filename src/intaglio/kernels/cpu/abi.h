@@ -74,8 +74,11 @@ struct ColumnSums {
 
 void intaglio_column_sums(const struct ColumnSums* sums);
 
-// 1 where the processor has what this library was built for.
-int intaglio_runs_here(void);
+// The best level (`level.h`) that the processor has, -1 for none.
+int intaglio_best_level(void);
+
+// Choose a level, at most the best. Not while something runs.
+void intaglio_set_level(int level);
 
 // SHA-256 of the sources that this library was built from.
 const char* intaglio_sources(void);
