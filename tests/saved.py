@@ -4,7 +4,7 @@ import torch
 
 
 def saved_bytes(run, own=()):
-    """Bytes of distinct storages that autograd keeps while `run()` runs, those of the tensors `own` left out; its result.
+    """Bytes of distinct storages that autograd keeps while `run()` runs, those of `own` left out; and its result.
 
     Args:
         own: tensors that are there anyway, such as a layer's parameters.
