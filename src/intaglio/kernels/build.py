@@ -22,9 +22,20 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall
 FLAGS += ["-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 AVX2 = ["-mavx2", "-mfma"]
-AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vnni")), "-mprefer-vector-width=512"]
+AVX512 = [
+    *AVX2,
+    "-Wno-maybe-uninitialized",
+    *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vnni")),
+    "-mprefer-vector-width=512",
+]
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
-UNITS = {"detect.cpp": [], "product.cpp": AVX2, "rows.cpp": AVX2}
+UNITS = {
+    "detect.cpp": [],
+    "product.cpp": [],
+    "product_avx2.cpp": AVX2,
+    "product_avx512.cpp": AVX512,
+    "rows.cpp": AVX2,
+}
 """What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 
 

@@ -1,0 +1,142 @@
+// From the weight in memory to panels of 32 columns, for either direction.
+#pragma once
+#include <immintrin.h>
+
+#include "codes.h"
+#include "tiles_avx512.h"
+
+namespace intaglio {
+namespace avx512 {
+namespace {
+
+inline __m512i four_lanes(__m128i v) { return _mm512_broadcast_i32x4(v); }
+
+// Reads rows of the weight as unsigned bytes, code + 128, 64 at a time.
+struct Decoder {
+    const Weight& w;
+    bool plain;
+    __m512i plain_table;
+
+    explicit Decoder(const Weight& weight) : w(weight) {
+        plain = !w.zero_point && !w.ratio;
+        const __m128i nibbles = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+        plain_table = four_lanes(_mm_xor_si128(nibbles, _mm_set1_epi8(-128)));
+    }
+
+    __m512i table(int64_t o, int64_t k) const {
+        static const float SIGNED[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+        if (plain) return plain_table;
+        const int64_t at = o * w.groups + k / w.group_size;
+        const float zero = w.zero_point ? static_cast<float>(w.zero_point[at]) : 0.0f;
+        const __m128i signed_table = table_of(w.levels ? w.levels : SIGNED, zero, w.ratio ? w.ratio[at] : 1.0f);
+        return four_lanes(_mm_xor_si128(signed_table, _mm_set1_epi8(-128)));
+    }
+
+    // Codes [k, k + count) of row `o`, count <= 64; what lies beyond is anything.
+    __m512i row(int64_t o, int64_t k, int64_t count) const {
+        const uint8_t* from = w.codes + o * w.row_bytes;
+        if (w.bits == 8 && plain) {
+            const __mmask64 mask = count >= 64 ? ~0ull : (1ull << count) - 1;
+            return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from + k), _mm512_set1_epi8(-128));
+        }
+        const bool one_group = plain || k / w.group_size == (k + count - 1) / w.group_size;
+        if (w.bits == 4 && !(k & 1) && one_group) {
+            const int64_t bytes = (count + 1) / 2;
+            const __mmask32 mask = bytes >= 32 ? ~0u : (1u << bytes) - 1;
+            const __m512i words = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, from + (k >> 1)));
+            const __m512i nibbles =
+                _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi16(words, 4)), _mm512_set1_epi8(15));
+            return _mm512_shuffle_epi8(table(o, k), nibbles);
+        }
+        alignas(64) int8_t codes[64 + 32] = {};
+        product_codes(w, o, k, count, codes);
+        return _mm512_xor_si512(_mm512_load_si512(codes), _mm512_set1_epi8(-128));
+    }
+};
+
+// 16 rows of 16 quads -> 16 quads of 16 rows.
+inline void transpose_quads(__m512i* r) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    // r[4 i + j], lane l: quad 4 l + j of rows 4 i .. 4 i + 3
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+        const __m512i c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+        t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+        t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+    for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+// The panel of columns [n, n + columns) over the whole reduction, for `output`: a column is a row of the weight.
+__attribute__((noinline)) void unpack_output(
+    const Decoder& decoder, int64_t n, int64_t columns, int64_t reduction, uint8_t* panel) {
+    for (int64_t k = 0; k < reduction; k += 64) {
+        const int64_t count = reduction - k < 64 ? reduction - k : 64, here = (count + 3) / 4;
+        for (int64_t half = 0; half < 2; ++half) {
+            __m512i r[16];
+            for (int64_t j = 0; j < 16; ++j) {
+                const int64_t column = half * 16 + j;
+                r[j] = column < columns ? decoder.row(n + column, k, count) : _mm512_setzero_si512();
+            }
+            transpose_quads(r);
+            uint8_t* to = panel + k / 4 * 128 + half * 64;
+            for (int64_t q = 0; q < here; ++q) _mm512_store_si512(to + q * 128, r[q]);
+        }
+    }
+}
+
+// The same for `grad_input`: step r is tap r / out, output channel r % out; a column is an input channel. Two panels at
+// once, of columns [n, n + columns), columns <= 64; the second may be null.
+__attribute__((noinline)) void unpack_grad_input(
+    const Decoder& decoder, int64_t n, int64_t columns, uint8_t* first, uint8_t* second) {
+    const Weight& w = decoder.w;
+    const int64_t reduction = w.taps * w.out, quads = (reduction + 3) / 4;
+    int64_t tap = 0, o = 0;
+    for (int64_t q = 0; q < quads; ++q) {
+        __m512i r[4];
+        for (int64_t j = 0; j < 4; ++j) {
+            if (4 * q + j >= reduction) {
+                r[j] = _mm512_setzero_si512();
+                continue;
+            }
+            r[j] = decoder.row(o, tap * w.in + n, columns);
+            if (++o == w.out) {
+                o = 0;
+                ++tap;
+            }
+        }
+        const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
+        const __m512i c = _mm512_unpacklo_epi8(r[2], r[3]), d = _mm512_unpackhi_epi8(r[2], r[3]);
+        // lane l of the i-th: columns 16 l + 4 i .. + 3
+        const __m512i e0 = _mm512_unpacklo_epi16(a, c), e1 = _mm512_unpackhi_epi16(a, c);
+        const __m512i e2 = _mm512_unpacklo_epi16(b, d), e3 = _mm512_unpackhi_epi16(b, d);
+        const __m512i low01 = _mm512_shuffle_i32x4(e0, e1, 0x44), low23 = _mm512_shuffle_i32x4(e2, e3, 0x44);
+        const __m512i high01 = _mm512_shuffle_i32x4(e0, e1, 0xee), high23 = _mm512_shuffle_i32x4(e2, e3, 0xee);
+        _mm512_store_si512(first + q * 128, _mm512_shuffle_i32x4(low01, low23, 0x88));
+        _mm512_store_si512(first + q * 128 + 64, _mm512_shuffle_i32x4(low01, low23, 0xdd));
+        if (second) {
+            _mm512_store_si512(second + q * 128, _mm512_shuffle_i32x4(high01, high23, 0x88));
+            _mm512_store_si512(second + q * 128 + 64, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace avx512
+}  // namespace intaglio
