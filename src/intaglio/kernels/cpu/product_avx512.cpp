@@ -1,8 +1,9 @@
 // The product of INT8 rows with a frozen weight on AVX-512 VNNI, in either direction, for matrices and convolutions.
 //
-// The weight is unpacked once a call, by all threads together, into panels of 32 columns that share one scratch; a wide
-// layer goes in groups of columns. Then blocks of rows are gathered from where the window finds them, so that a
-// convolution needs no im2col buffer, and meet all panels while they lie in the L2 cache.
+// The weight is unpacked once a call into panels of 32 columns; blocks of rows are gathered from where the window finds
+// them, so that a convolution needs no im2col buffer, and meet the panels while they lie in the L2 cache. With many rows
+// all threads unpack into one scratch, a group of columns at a time, and each takes blocks of rows. With few rows each
+// thread takes columns of its own, and unpacks no more of them at a time than stays in its cache.
 
 #include <omp.h>
 
@@ -40,17 +41,29 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What a thread works on: rows [m, m + rows) of panels [first, last) of the group of columns that begins at `n`.
+// Rows [m, m + rows) of the result, and what a thread keeps of them.
 struct Block {
     const Product& p;
-    const uint8_t* panels;
-    int64_t reduction, quads, n, columns;  // of the whole group
-    int64_t m, rows, first, last;
-    int8_t* left;     // (rows, STRIDE)
-    int32_t* totals;  // (rows): the sums of the left operand's rows
-    int32_t* sums;    // (panels, tiles, TILE_ROWS, PANEL), one tile where the reduction is a single block
+    int64_t reduction, steps;  // the whole, and how much of it at a time
+    int64_t m, rows;
     bool bf16;
+    int8_t* left;       // (rows, STRIDE): one block of the reduction
+    int32_t* totals;    // (rows): 128 times the sum of each row of the left operand
+    float* row_scales;  // (rows)
+    int32_t* sums;      // (panels, tiles, TILE_ROWS, PANEL); one tile where the reduction is a single block
+
+    int64_t tiles() const { return ceil_div(rows, TILE_ROWS); }
+    int64_t first_row(int64_t tile) const { return tile * rows / tiles(); }
 };
+
+// A block's memory in one piece, for up to `rows` rows and `panels` panels at a time.
+Block block_of(const Product& p, int64_t reduction, int64_t steps, int64_t rows, int64_t panels, bool bf16) {
+    const int64_t sums = (reduction <= steps ? 1 : panels * ceil_div(rows, TILE_ROWS)) * TILE_ROWS * PANEL;
+    const int64_t left = ceil_div(rows * STRIDE, 64) * 64, line = ceil_div(rows, 16) * 64;
+    auto* data = static_cast<int8_t*>(row_buffer.at_least(sums * 4 + left + 2 * line));
+    return {p, reduction, steps, 0, 0, bf16, data + sums * 4, reinterpret_cast<int32_t*>(data + sums * 4 + left),
+        reinterpret_cast<float*>(data + sums * 4 + left + line), reinterpret_cast<int32_t*>(data)};
+}
 
 // `count` codes to `to`, 64 at a time; returns the sums in lanes added to `total`.
 inline __m512i copy_codes(const int8_t* from, int64_t count, int8_t* to, __m512i total) {
@@ -88,8 +101,10 @@ __attribute__((noinline)) void gather(const Block& b, int64_t k, int64_t count) 
             i += here;
         }
         std::memset(to + count, 0, (4 - count % 4) % 4);  // meets anything in the panel
-        b.totals[r] = (k ? b.totals[r] : 0) + _mm512_reduce_add_epi32(total);
+        b.totals[r] = (k ? b.totals[r] : 0) + 128 * _mm512_reduce_add_epi32(total);
     }
+    if (k || !b.p.out_type) return;
+    for (int64_t r = 0; r < b.rows; ++r) b.row_scales[r] = b.p.row_scale[(b.m + r) / b.p.rows_per_scale];
 }
 
 __attribute__((target("avx512bf16"))) __m256i to_bfloat16_native(__m512 v) {
@@ -105,92 +120,98 @@ inline __m256i to_bfloat16(__m512 v) {
         _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0)));
 }
 
-// The sums of a tile -> rows [m, m + rows) of columns [n, n + columns), columns <= PANEL.
+// One row's half panel, scaled and stored. `mask` has the columns that are there.
+inline void store_half(const Product& p, bool bf16, __m512i sum, __m512 row_scale, int64_t at, int64_t n, __mmask16 mask) {
+    if (p.out_type == 0) {
+        _mm512_mask_storeu_epi32(static_cast<int32_t*>(p.out) + at, mask, sum);
+        return;
+    }
+    __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), row_scale);
+    v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, p.column_scale + n));
+    if (p.bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, p.bias + n));
+    if (p.out_type == 1) {
+        _mm512_mask_storeu_ps(static_cast<float*>(p.out) + at, mask, v);
+        return;
+    }
+    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(p.out) + at, mask, bf16 ? to_bfloat16_native(v) : to_bfloat16(v));
+}
+
+// The sums of a tile -> rows [row, row + rows) of the block, columns [n, n + columns), columns <= PANEL.
 __attribute__((noinline)) void store(
-    const Block& b, int64_t m, int64_t rows, int64_t n, int64_t columns, const int32_t* sums, const int32_t* totals) {
-    const Product& p = b.p;
-    for (int half = 0; half < 2; ++half, n += 16, columns -= 16, sums += 16) {
-        if (columns <= 0) return;
+    const Block& b, int64_t row, int64_t rows, int64_t n, int64_t columns, const int32_t* sums) {
+    for (int half = 0; half < 2 && columns > 0; ++half, n += 16, columns -= 16, sums += 16) {
         const __mmask16 mask = columns >= 16 ? 0xffff : (1u << columns) - 1;
-        const bool scaled = p.out_type != 0;
-        const __m512 column_scale = scaled ? _mm512_maskz_loadu_ps(mask, p.column_scale + n) : _mm512_setzero_ps();
-        const __m512 bias = scaled && p.bias ? _mm512_maskz_loadu_ps(mask, p.bias + n) : _mm512_setzero_ps();
         for (int64_t r = 0; r < rows; ++r) {
-            const __m512i offset = _mm512_set1_epi32(static_cast<int32_t>(static_cast<uint32_t>(totals[r]) << 7));
-            const __m512i sum = _mm512_sub_epi32(_mm512_load_si512(sums + r * PANEL), offset);
-            const int64_t at = (m + r) * p.out_stride + n;
-            if (!scaled) {
-                _mm512_mask_storeu_epi32(static_cast<int32_t*>(p.out) + at, mask, sum);
-                continue;
-            }
-            const __m512 row_scale = _mm512_set1_ps(p.row_scale[(m + r) / p.rows_per_scale]);
-            __m512 v = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), row_scale), column_scale);
-            if (p.bias) v = _mm512_add_ps(v, bias);
-            if (p.out_type == 1)
-                _mm512_mask_storeu_ps(static_cast<float*>(p.out) + at, mask, v);
-            else
-                _mm256_mask_storeu_epi16(
-                    static_cast<uint16_t*>(p.out) + at, mask, b.bf16 ? to_bfloat16_native(v) : to_bfloat16(v));
+            const __m512i sum =
+                _mm512_sub_epi32(_mm512_load_si512(sums + r * PANEL), _mm512_set1_epi32(b.totals[row + r]));
+            const __m512 row_scale = b.p.out_type ? _mm512_set1_ps(b.row_scales[row + r]) : _mm512_setzero_ps();
+            store_half(b.p, b.bf16, sum, row_scale, (b.m + row + r) * b.p.out_stride + n, n, mask);
         }
     }
 }
 
-void multiply(const Block& b) {
-    const int64_t tiles = ceil_div(b.rows, TILE_ROWS);
-    const bool once = b.reduction <= STEPS;
-    for (int64_t k = 0; k == 0 || k < b.reduction; k += STEPS) {
-        const int64_t count = least(STEPS, b.reduction - k), quads = (count + 3) / 4;
+// The block's rows against one panel of columns [n, n + columns) over steps [k, k + count), which are in `left`.
+void multiply(const Block& b, const uint8_t* panel, int64_t n, int64_t columns, int64_t k, int64_t count, int32_t* sums) {
+    const bool once = b.reduction <= b.steps, last = k + count >= b.reduction;
+    for (int64_t t = 0; t < b.tiles(); ++t) {
+        const int64_t row = b.first_row(t), rows = b.first_row(t + 1) - row;
+        tile(static_cast<int>(rows), b.left + row * STRIDE, panel, (count + 3) / 4, sums, k > 0);
+        if (last) store(b, row, rows, n, columns, sums);
+        if (!once) sums += TILE_ROWS * PANEL;
+    }
+}
+
+// Few rows: all of them against columns [n, stop), by one thread. It reads the weight along its rows as far as its cache
+// allows: of `output` these are steps, of `grad_input` columns.
+void by_columns(const Product& p, int64_t reduction, int64_t rows, int64_t n, int64_t stop, bool bf16) {
+    const int64_t steps = p.grad_input ? STEPS / 4 : STEPS, width = (p.grad_input ? 20 : 4) * PANEL;
+    const Decoder decoder(*p.weight);
+    Block b = block_of(p, reduction, steps, rows, ceil_div(stop - n, PANEL), bf16);
+    b.rows = rows;
+    const Panels panels = {static_cast<uint8_t*>(panel_buffer.at_least(width * steps)), steps * PANEL};
+    for (int64_t k = 0; k == 0 || k < reduction; k += steps) {
+        const int64_t count = least(steps, reduction - k);
         gather(b, k, count);
-        for (int64_t panel = b.first; panel < b.last; ++panel) {
-            const uint8_t* from = b.panels + (panel * b.quads + k / 4) * 128;
-            for (int64_t t = 0; t < tiles; ++t) {
-                const int64_t row = t * b.rows / tiles, rows = (t + 1) * b.rows / tiles - row;
-                int32_t* sums = b.sums + (once ? 0 : ((panel - b.first) * tiles + t) * TILE_ROWS * PANEL);
-                tile(static_cast<int>(rows), b.left + row * STRIDE, from, quads, sums, k > 0);
-                if (k + count >= b.reduction) {
-                    const int64_t n = panel * PANEL;
-                    store(b, b.m + row, rows, b.n + n, least(PANEL, b.columns - n), sums, b.totals + row);
-                }
+        int32_t* sums = b.sums;
+        for (int64_t c = n; c < stop; c += width) {
+            const int64_t columns = least(width, stop - c);
+            unpack(decoder, p.grad_input, c, columns, k, count, panels);
+            for (int64_t i = 0; i < columns; i += PANEL) {
+                multiply(b, panels.panel(i / PANEL), c + i, least(PANEL, columns - i), k, count, sums);
+                if (reduction > steps) sums += b.tiles() * TILE_ROWS * PANEL;
             }
         }
     }
 }
 
-// Every thread of the team calls this; `panels` is theirs in common.
-void group(const Product& p, uint8_t* panels, int64_t n, int64_t columns, int64_t thread, int64_t threads, bool bf16) {
-    const Weight& w = *p.weight;
-    const Window& window = *p.window;
-    const int64_t reduction = w.taps * (p.grad_input ? w.out : w.in), quads = (reduction + 3) / 4;
-    const int64_t all = ceil_div(columns, PANEL), m = window.images * window.out_height * window.out_width;
-    const Decoder decoder(w);
-    if (p.grad_input)
-        for (int64_t panel = 2 * thread; panel < all; panel += 2 * threads)
-            unpack_grad_input(decoder, n + panel * PANEL, least(2 * PANEL, columns - panel * PANEL),
-                panels + panel * quads * 128, panel + 1 < all ? panels + (panel + 1) * quads * 128 : nullptr);
-    else
-        for (int64_t panel = thread; panel < all; panel += threads)
-            unpack_output(decoder, n + panel * PANEL, least(PANEL, columns - panel * PANEL), reduction,
-                panels + panel * quads * 128);
+// Many rows: every thread of the team calls this; the panels of columns [n, stop) are theirs in common.
+void by_rows(const Product& p, const Panels& panels, int64_t reduction, int64_t rows, int64_t n, int64_t stop, bool bf16) {
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    constexpr int64_t AT_ONCE = 128, WIDE = 20 * PANEL;  // steps and columns of one piece
+    const int64_t cuts = most(1, ceil_div(reduction, AT_ONCE)), pieces = ceil_div(stop - n, WIDE) * cuts;
+    const Decoder decoder(*p.weight);
+    for (int64_t piece = thread; piece < pieces; piece += threads) {
+        const int64_t k = piece % cuts * AT_ONCE, c = piece / cuts * WIDE;
+        const Panels to = {panels.panel(c / PANEL) + k * PANEL, panels.bytes};
+        unpack(decoder, p.grad_input, n + c, least(WIDE, stop - n - c), k, least(AT_ONCE, reduction - k), to);
+    }
 #pragma omp barrier
-    // Few rows: each thread takes some panels of all of them. Else blocks of rows, as many for every thread.
     const int64_t most_rows = reduction <= STEPS ? MOST_ROWS : MOST_ROWS / 2;
-    const int64_t parts = m < 4 * TILE_ROWS * threads ? least(threads, all) : 1;
-    int64_t blocks = ceil_div(m, most_rows);
-    if (parts == 1) blocks = ceil_div(blocks, threads) * threads;
-    const int64_t block_rows = ceil_div(m, blocks), block_panels = ceil_div(all, parts);
-    const int64_t tiles = ceil_div(block_rows, TILE_ROWS);
-    const int64_t sums = (reduction <= STEPS ? 1 : block_panels * tiles) * TILE_ROWS * PANEL;
-    auto* buffer = static_cast<int8_t*>(
-        row_buffer.at_least(block_rows * STRIDE + 64 + sums * 4 + (block_rows + 16) * 4));
-    auto* partial = reinterpret_cast<int32_t*>(buffer);
-    auto* left = buffer + sums * 4;
-    auto* totals = reinterpret_cast<int32_t*>(left + ceil_div(block_rows * STRIDE, 64) * 64);
-    for (int64_t task = thread; task < blocks * parts; task += threads) {
-        const int64_t part = task % parts, block = task / parts;
-        const int64_t from = block * m / blocks, to = (block + 1) * m / blocks;
-        if (from == to) continue;
-        multiply({p, panels, reduction, quads, n, columns, from, to - from, part * all / parts, (part + 1) * all / parts,
-            left, totals, partial, bf16});
+    const int64_t blocks = ceil_div(ceil_div(rows, most_rows), threads) * threads;  // as many for every thread
+    Block b = block_of(p, reduction, STEPS, ceil_div(rows, blocks), ceil_div(stop - n, PANEL), bf16);
+    for (int64_t block = thread; block < blocks; block += threads) {
+        b.m = block * rows / blocks;
+        b.rows = (block + 1) * rows / blocks - b.m;
+        if (!b.rows) continue;
+        for (int64_t k = 0; k == 0 || k < reduction; k += STEPS) {
+            const int64_t count = least(STEPS, reduction - k);
+            gather(b, k, count);
+            int32_t* sums = b.sums;
+            for (int64_t c = n; c < stop; c += PANEL) {
+                multiply(b, panels.panel((c - n) / PANEL) + k * PANEL, c, least(PANEL, stop - c), k, count, sums);
+                if (reduction > STEPS) sums += b.tiles() * TILE_ROWS * PANEL;
+            }
+        }
     }
 #pragma omp barrier
 }
@@ -198,15 +219,23 @@ void group(const Product& p, uint8_t* panels, int64_t n, int64_t columns, int64_
 }  // namespace
 
 void product(const Product& p, bool bf16) {
+    const Window& w = *p.window;
     const int64_t columns = p.grad_input ? p.weight->in : p.weight->out;
     const int64_t reduction = p.weight->taps * (p.grad_input ? p.weight->out : p.weight->in);
-    const int64_t panel_bytes = most(1, (reduction + 3) / 4) * 128;
-    const int64_t at_once = most(2, SCRATCH / panel_bytes / 2 * 2) * PANEL;
-    const int64_t groups = ceil_div(columns, at_once), width = ceil_div(ceil_div(columns, groups), 2 * PANEL) * 2 * PANEL;
-    auto* panels = static_cast<uint8_t*>(panel_buffer.at_least(ceil_div(width, PANEL) * panel_bytes));
+    const int64_t rows = w.images * w.out_height * w.out_width;
+    if (rows <= MOST_ROWS) {
+        const int64_t all = ceil_div(columns, PANEL), parts = least(p.threads, all);
+#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+        for (int64_t part = 0; part < parts; ++part)
+            by_columns(p, reduction, rows, part * all / parts * PANEL, least(columns, (part + 1) * all / parts * PANEL), bf16);
+        return;
+    }
+    const int64_t bytes = most(1, (reduction + 3) / 4) * 128;
+    const int64_t at_once = most(1, SCRATCH / bytes) * PANEL, groups = ceil_div(columns, at_once);
+    const int64_t width = ceil_div(ceil_div(columns, groups), PANEL) * PANEL;
+    const Panels panels = {static_cast<uint8_t*>(panel_buffer.at_least(width / PANEL * bytes)), bytes};
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
-    for (int64_t n = 0; n < columns; n += width)
-        group(p, panels, n, least(width, columns - n), omp_get_thread_num(), omp_get_num_threads(), bf16);
+    for (int64_t n = 0; n < columns; n += width) by_rows(p, panels, reduction, rows, n, least(columns, n + width), bf16);
 }
 
 }  // namespace avx512

@@ -83,58 +83,78 @@ inline void transpose_quads(__m512i* r) {
     for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-// The panel of columns [n, n + columns) over the whole reduction, for `output`: a column is a row of the weight.
+// Where panels lie: `panel(p)` has 128 bytes for each quad of the reduction from `first_quad` on.
+struct Panels {
+    uint8_t* data;
+    int64_t bytes;  // from one panel to the next
+    uint8_t* panel(int64_t p) const { return data + p * bytes; }
+};
+
+// Steps [k, k + count) of the panel of columns [n, n + columns), for `output`: a column is a row of the weight.
+// `k` is a multiple of 64.
 __attribute__((noinline)) void unpack_output(
-    const Decoder& decoder, int64_t n, int64_t columns, int64_t reduction, uint8_t* panel) {
-    for (int64_t k = 0; k < reduction; k += 64) {
-        const int64_t count = reduction - k < 64 ? reduction - k : 64, here = (count + 3) / 4;
-        for (int64_t half = 0; half < 2; ++half) {
+    const Decoder& decoder, int64_t n, int64_t columns, int64_t k, int64_t count, uint8_t* panel) {
+    for (int64_t half = 0; half < 2; ++half) {
+        for (int64_t i = 0; i < count; i += 64) {
+            const int64_t here = count - i < 64 ? count - i : 64;
             __m512i r[16];
             for (int64_t j = 0; j < 16; ++j) {
                 const int64_t column = half * 16 + j;
-                r[j] = column < columns ? decoder.row(n + column, k, count) : _mm512_setzero_si512();
+                r[j] = column < columns ? decoder.row(n + column, k + i, here) : _mm512_setzero_si512();
             }
             transpose_quads(r);
-            uint8_t* to = panel + k / 4 * 128 + half * 64;
-            for (int64_t q = 0; q < here; ++q) _mm512_store_si512(to + q * 128, r[q]);
+            uint8_t* to = panel + i / 4 * 128 + half * 64;
+            for (int64_t q = 0; q < (here + 3) / 4; ++q) _mm512_store_si512(to + q * 128, r[q]);
         }
     }
 }
 
-// The same for `grad_input`: step r is tap r / out, output channel r % out; a column is an input channel. Two panels at
-// once, of columns [n, n + columns), columns <= 64; the second may be null.
+// The same for `grad_input`, any number of panels: step r is tap r / out, output channel r % out; a column is an input
+// channel.
 __attribute__((noinline)) void unpack_grad_input(
-    const Decoder& decoder, int64_t n, int64_t columns, uint8_t* first, uint8_t* second) {
+    const Decoder& decoder, int64_t n, int64_t columns, int64_t k, int64_t count, const Panels& to) {
     const Weight& w = decoder.w;
-    const int64_t reduction = w.taps * w.out, quads = (reduction + 3) / 4;
-    int64_t tap = 0, o = 0;
-    for (int64_t q = 0; q < quads; ++q) {
-        __m512i r[4];
+    if (!count) return;  // no output channels, and nothing to divide by
+    int64_t tap = k / w.out, o = k % w.out;
+    for (int64_t q = 0; 4 * q < count; ++q) {
+        int64_t row[4], column[4];
         for (int64_t j = 0; j < 4; ++j) {
-            if (4 * q + j >= reduction) {
-                r[j] = _mm512_setzero_si512();
-                continue;
-            }
-            r[j] = decoder.row(o, tap * w.in + n, columns);
+            const bool inside = 4 * q + j < count;
+            row[j] = inside ? o : row[0];  // what lies beyond meets zeros
+            column[j] = inside ? tap * w.in + n : column[0];
             if (++o == w.out) {
                 o = 0;
                 ++tap;
             }
         }
-        const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
-        const __m512i c = _mm512_unpacklo_epi8(r[2], r[3]), d = _mm512_unpackhi_epi8(r[2], r[3]);
-        // lane l of the i-th: columns 16 l + 4 i .. + 3
-        const __m512i e0 = _mm512_unpacklo_epi16(a, c), e1 = _mm512_unpackhi_epi16(a, c);
-        const __m512i e2 = _mm512_unpacklo_epi16(b, d), e3 = _mm512_unpackhi_epi16(b, d);
-        const __m512i low01 = _mm512_shuffle_i32x4(e0, e1, 0x44), low23 = _mm512_shuffle_i32x4(e2, e3, 0x44);
-        const __m512i high01 = _mm512_shuffle_i32x4(e0, e1, 0xee), high23 = _mm512_shuffle_i32x4(e2, e3, 0xee);
-        _mm512_store_si512(first + q * 128, _mm512_shuffle_i32x4(low01, low23, 0x88));
-        _mm512_store_si512(first + q * 128 + 64, _mm512_shuffle_i32x4(low01, low23, 0xdd));
-        if (second) {
-            _mm512_store_si512(second + q * 128, _mm512_shuffle_i32x4(high01, high23, 0x88));
-            _mm512_store_si512(second + q * 128 + 64, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+        for (int64_t c = 0; c < columns; c += 64) {
+            const int64_t here = columns - c < 64 ? columns - c : 64;
+            __m512i r[4];
+            for (int64_t j = 0; j < 4; ++j) r[j] = decoder.row(row[j], column[j] + c, here);
+            const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
+            const __m512i d = _mm512_unpacklo_epi8(r[2], r[3]), e = _mm512_unpackhi_epi8(r[2], r[3]);
+            // lane l of the i-th: columns 16 l + 4 i .. + 3
+            const __m512i f0 = _mm512_unpacklo_epi16(a, d), f1 = _mm512_unpackhi_epi16(a, d);
+            const __m512i f2 = _mm512_unpacklo_epi16(b, e), f3 = _mm512_unpackhi_epi16(b, e);
+            const __m512i low01 = _mm512_shuffle_i32x4(f0, f1, 0x44), low23 = _mm512_shuffle_i32x4(f2, f3, 0x44);
+            const __m512i high01 = _mm512_shuffle_i32x4(f0, f1, 0xee), high23 = _mm512_shuffle_i32x4(f2, f3, 0xee);
+            uint8_t* first = to.panel(c / PANEL) + q * 128;
+            _mm512_store_si512(first, _mm512_shuffle_i32x4(low01, low23, 0x88));
+            _mm512_store_si512(first + 64, _mm512_shuffle_i32x4(low01, low23, 0xdd));
+            if (here <= PANEL) continue;
+            uint8_t* second = first + to.bytes;
+            _mm512_store_si512(second, _mm512_shuffle_i32x4(high01, high23, 0x88));
+            _mm512_store_si512(second + 64, _mm512_shuffle_i32x4(high01, high23, 0xdd));
         }
     }
+}
+
+// The panels of columns [n, n + columns) over steps [k, k + count); `k` is a multiple of 64.
+inline void unpack(
+    const Decoder& decoder, bool grad_input, int64_t n, int64_t columns, int64_t k, int64_t count, const Panels& to) {
+    if (grad_input) return unpack_grad_input(decoder, n, columns, k, count, to);
+    for (int64_t c = 0; c < columns; c += PANEL)
+        unpack_output(decoder, n + c, columns - c < PANEL ? columns - c : PANEL, k, count, to.panel(c / PANEL));
 }
 
 }  // namespace
