@@ -58,8 +58,13 @@ class QuantizedLayer(FixedDtype):
         )
 
     def integer_weight(self) -> IntegerWeight:
-        """What the packed codes are multiplied as in integers: a view, without `input_scale`."""
-        return integer_weight(QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape))
+        """What the packed codes are multiplied as in integers: a view, without `input_scale`. Remembered."""
+        state = (self.qdata, self.scale, self.scale._version, self.zero_point)
+        known = self.__dict__.get("_integer_weight")
+        if known is None or any(a is not b for a, b in zip(known[0], state, strict=True)):
+            quantized = QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape)
+            known = self.__dict__["_integer_weight"] = (state, integer_weight(quantized))
+        return known[1]
 
     @property
     def weight(self) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from intaglio.kernels import binding
 from intaglio.kernels.int8_matmul.checks import check
+from intaglio.kernels.operators import Operator
 
 EXACT_IN_FLOAT32 = 2**24 // 128**2
 """1,024 products of at most 128 * 128: every partial sum is an integer that float32 holds, in whatever order."""
@@ -41,8 +42,7 @@ def by_torch(x_MR: Tensor, w_RC: Tensor) -> Tensor:
     return total
 
 
-@torch.library.custom_op("intaglio::int8_matmul", mutates_args=())
-def _int8_matmul(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+def _compute(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
     if binding.compiled(x, w) is None:
         return by_torch(x, w if transposed else w.T)
     if w.shape[1] > 1 and w.stride(1) != 1:
@@ -59,6 +59,8 @@ def _int8_matmul(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
     return out
 
 
-@_int8_matmul.register_fake
-def _(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+def _fake(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
     return x.new_empty(x.shape[0], w.shape[1] if transposed else w.shape[0], dtype=torch.int32)
+
+
+_int8_matmul = Operator("intaglio::int8_matmul", _compute, _fake)

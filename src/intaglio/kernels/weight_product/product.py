@@ -8,6 +8,7 @@ from torch import Tensor
 from intaglio.errors import UserError
 from intaglio.kernels import binding
 from intaglio.kernels.int8_matmul.checks import MAX_REDUCTION
+from intaglio.kernels.operators import Operator
 from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, scaled
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
@@ -70,8 +71,7 @@ def weight_product(
     )  # fmt: skip
 
 
-@torch.library.custom_op("intaglio::weight_product", mutates_args=())
-def _weight_product(
+def _compute(
     x: Tensor,
     qdata: Tensor,
     zero_point: Tensor | None,
@@ -109,6 +109,8 @@ def _weight_product(
     return out
 
 
-@_weight_product.register_fake
-def _(x, qdata, zero_point, ratio, levels, shape, group_size, geometry, back, row_scale, column_scale, bias, dtype):  # type: ignore[no-untyped-def]
+def _fake(x, qdata, zero_point, ratio, levels, shape, group_size, geometry, back, row_scale, column_scale, bias, dtype):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], geometry[8], geometry[9], shape[2] if back else shape[0], dtype=dtype)
+
+
+_weight_product = Operator("intaglio::weight_product", _compute, _fake)
