@@ -39,7 +39,4 @@ kernels: setup       ## speed of single products against torch's on this machine
 	$(BIN)/python benchmarks/kernels.py
 
 sanitize:            ## the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
-	mkdir -p build
-	g++ -std=c++17 -O1 -g -fopenmp -fwrapv -ffp-contract=off -mavx2 -mfma -fsanitize=address,undefined \
-	    -fno-sanitize-recover=all '-DINTAGLIO_SOURCES=""' tests/kernels/sanitize.cpp src/intaglio/kernels/cpu/*.cpp -o build/sanitize
-	OMP_NUM_THREADS=2 build/sanitize
+	OMP_NUM_THREADS=2 $(PYTHON) src/intaglio/kernels/build.py --check $(wildcard tests/kernels/sanitize*.cpp)

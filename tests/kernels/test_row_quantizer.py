@@ -9,6 +9,7 @@ from intaglio.kernels.row_quantizer import dequantize_rows, quantize_rows
 from intaglio.kernels.row_quantizer.definition import SMALLEST
 
 SHAPES = [(1, 1, 1), (3, 1, 7), (5, 1, 64), (2, 9, 33), (4, 6, 127), (2, 100, 320), (1, 1, 1031), (0, 1, 4)]
+SHAPES += [(2, 300, 257), (1, 5000, 65), (3, 0, 4), (2, 3, 0), (7, 1, 128), (3, 2, 191)]
 
 
 def mix(index, seed):
@@ -26,7 +27,7 @@ def slow(x, factor, seed):
     codes, scales = np.zeros(x.shape, np.int8), np.ones(len(x), np.float32)
     for g, rows in enumerate(x):
         v = rows if factor is None else rows * factor[g * len(factor) // len(x)].numpy()
-        top = np.abs(v).max()
+        top = np.abs(v).max() if v.size else np.float32(0)
         if not np.isfinite(top):
             scales[g] = np.nan
         elif top >= SMALLEST:
@@ -55,7 +56,9 @@ def test_equals_the_loop(shape, seed):
     assert_same(x, seed=seed)
     assert_same(x.bfloat16(), seed=seed)
     for samples in {1, shape[0]} - {0}:
-        assert_same(x, torch.rand(samples, shape[2]) + 0.5, seed=seed)
+        factor = torch.rand(samples, shape[2]) + 0.5
+        assert_same(x, factor, seed=seed)
+        assert_same(x.bfloat16(), factor, seed=seed)
 
 
 def test_odd_values():
@@ -70,8 +73,11 @@ def test_odd_values():
         [1.0, float("nan"), 0.0, 0.0, 0.0],
     ]
     x = torch.tensor(rows)[:, None]
-    assert_same(x)
-    assert_same(x, seed=7)
+    for other in (x, x.repeat(1, 1, 30), x.repeat(1, 3, 30)):
+        for seed in (None, 7):
+            assert_same(other, seed=seed)
+            assert_same(other.bfloat16(), seed=seed)
+            assert_same(other, torch.ones(1, other.shape[2]), seed=seed)
     codes, scale = quantize_rows(x)
     assert codes[0, 0].tolist() == [127, 0, 2, 0, -2]
     assert scale[1:3].tolist() == [1.0, 1.0]
@@ -87,8 +93,11 @@ def test_strides():
         wide.transpose(1, 2),
         wide[::2, ::3],
         wide[:1].expand(4, 10, 34),
+        wide[:, 1:9].permute(0, 2, 1),  # a picture with channels first
+        wide.view(3, 4, 10, 34)[:, 1],
     ):
         assert_same(x)
+        assert_same(x.bfloat16(), torch.rand(1, x.shape[2]), seed=3)
 
 
 def test_the_error_is_half_a_step():
@@ -108,8 +117,9 @@ def test_stochastic_rounding_is_unbiased():
     assert set(codes.unique().tolist()) == {0.0, 1.0}
 
 
-def test_threads_change_nothing():
-    x = torch.randn(64, 1, 333)
+@pytest.mark.parametrize("shape", [(64, 1, 333), (1, 900, 130), (3, 301, 128)], ids=str)
+def test_threads_change_nothing(shape):
+    x = torch.randn(shape)
     before = torch.get_num_threads()
     results = []
     for threads in (1, 2):

@@ -41,12 +41,13 @@ Product = _structure(
     column_scale=_pointer, bias=_pointer, threads=_int64,
 )  # fmt: skip
 Rows = _structure(
-    "Rows", x=_pointer, x_type=_int64, x_stride=_int64, groups=_int64, rows=_int64, columns=_int64, factor=_pointer,
-    samples=_int64, stochastic=_int64, seed=ctypes.c_uint64, codes=_pointer, scale=_pointer, threads=_int64,
+    "Rows", x=_pointer, x_type=_int64, x_stride=_int64, x_group_stride=_int64, groups=_int64, rows=_int64,
+    columns=_int64, factor=_pointer, samples=_int64, stochastic=_int64, seed=ctypes.c_uint64, codes=_pointer,
+    scale=_pointer, threads=_int64,
 )  # fmt: skip
 ColumnSums = _structure(
-    "ColumnSums", a=_pointer, b=_pointer, scale=_pointer, b_type=_int64, rows_per_scale=_int64, samples=_int64,
-    rows=_int64, columns=_int64, sums=_pointer, threads=_int64,
+    "ColumnSums", a=_pointer, a_type=_int64, a_stride=_int64, b=_pointer, scale=_pointer, b_type=_int64,
+    rows_per_scale=_int64, samples=_int64, rows=_int64, columns=_int64, sums=_pointer, threads=_int64,
 )  # fmt: skip
 
 TYPES = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2, torch.int8: 3}

@@ -1,5 +1,7 @@
 """Compile the CPU kernels: `python src/intaglio/kernels/build.py`, or as part of an installation from source.
 
+With `--check TEST.cpp...` the tests are compiled with them under sanitizers, into build/, and run.
+
 Plain C++ behind a C interface: no Python or torch headers, so one library serves every version of both.
 """
 
@@ -11,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "cpu"
@@ -24,7 +27,7 @@ STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [
     *AVX2,
-    "-Wno-maybe-uninitialized",
+    *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12 warns of its own headers (GCC bug 105593)
     *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vnni")),
     "-mprefer-vector-width=512",
 ]
@@ -35,6 +38,7 @@ UNITS = {
     "product_avx2.cpp": AVX2,
     "product_avx512.cpp": AVX512,
     "rows.cpp": AVX2,
+    "rows_avx512.cpp": AVX512,
 }
 """What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 
@@ -63,12 +67,7 @@ def build(folder: Path = SOURCES) -> Path | None:
     program = compiler()
     if program is None:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    objects = []
-    for unit, flags in UNITS.items():
-        objects.append(folder / f"{unit}.{os.getpid()}.o")
-        define = f'-DINTAGLIO_SOURCES="{sources_hash()}"'
-        subprocess.run([program, *FLAGS, *flags, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
+    objects = _compile(program, folder, FLAGS)
     library, unfinished = folder / LIBRARY, folder / f"{LIBRARY}.{os.getpid()}"
     subprocess.run([program, "-shared", "-fopenmp", *STATIC, *objects, "-o", unfinished], check=True)
     unfinished.replace(library)  # never half a library under its name
@@ -77,6 +76,35 @@ def build(folder: Path = SOURCES) -> Path | None:
     return library
 
 
+def build_checked(tests: Sequence[Path], folder: Path) -> list[Path]:
+    """Each test, a C++ program, with the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, in `folder`."""
+    program = compiler()
+    assert program is not None, "no C++ compiler for x86-64 under Linux"
+    checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-psabi"]
+    flags = [flag for flag in FLAGS if not flag.startswith(("-O", "-fvisibility"))] + checks
+    objects, programs = _compile(program, folder, flags), []
+    for test in tests:
+        programs.append(folder / test.stem)
+        subprocess.run([program, *flags, test, *objects, "-o", programs[-1]], check=True)
+    for path in objects:
+        path.unlink()
+    return programs
+
+
+def _compile(program: str, folder: Path, flags: Sequence[str]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    define = f'-DINTAGLIO_SOURCES="{sources_hash()}"'
+    objects = []
+    for unit, own in UNITS.items():
+        objects.append(folder / f"{unit}.{os.getpid()}.o")
+        subprocess.run([program, *flags, *own, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
+    return objects
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--check"]:
+        for checked in build_checked([Path(name) for name in sys.argv[2:]], Path("build")):
+            subprocess.run([checked], check=True)
+        sys.exit()
     built = build()
     print(built or "no C++ compiler for x86-64 under Linux: intaglio will compute with torch alone")

@@ -124,7 +124,7 @@ def grad_input(
 
 def sum_products(a: Tensor, codes: Codes, geometry: Geometry) -> Tensor:
     """Sum over tokens of `a * codes`, float32 (B, C)."""
-    rows = _pixels(a, geometry).float()
+    rows = _pixels(a, geometry)
     samples = len(a)
     return column_sums(rows.reshape(samples, -1, rows.shape[-1]), codes.by_sample(samples), codes.scale)
 

@@ -15,7 +15,7 @@ def column_sums(a_BRC: Tensor, b_BRC: Tensor | None = None, scale: Tensor | None
     """`sum over rows of a * b`, float32 (B, C), for each sample.
 
     Args:
-        a_BRC: float (samples, rows, columns).
+        a_BRC: float (samples, rows, columns); bfloat16 is read as it is beside codes or nothing.
         b_BRC: float of the same shape; or int8 codes with `scale`; None for 1.
         scale: float32 (G,), one scale for each of G equal runs of rows, all samples in order.
 
@@ -35,7 +35,8 @@ def column_sums(a_BRC: Tensor, b_BRC: Tensor | None = None, scale: Tensor | None
             "of (samples, rows, columns), and with an int8 b one scale for every run of rows"
         )
     b = b_BRC if b_BRC is None or integers else b_BRC.float()
-    return _column_sums(a_BRC.float(), b, scale)
+    narrow = a_BRC.dtype == torch.bfloat16 and (b is None or integers)
+    return _column_sums(a_BRC if narrow else a_BRC.float(), b, scale)
 
 
 @torch.library.custom_op("intaglio::column_sums", mutates_args=())
@@ -43,15 +44,17 @@ def _column_sums(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
     kernels = binding.compiled(a, b, scale)
     samples, rows, columns = a.shape
     if kernels is None:
+        a = a.float()
         if scale is not None and b is not None:
             b = (b.reshape(len(scale), -1) * scale[:, None]).reshape(a.shape)
         return (a if b is None else a * b).sum(1)
-    a, b = a.contiguous(), None if b is None else b.contiguous()
+    a = a if _evenly_spaced(a) else a.contiguous()
+    b = None if b is None else b.contiguous()
     scale = None if scale is None else scale.contiguous()
-    sums = a.new_empty(samples, columns)
+    sums = a.new_empty(samples, columns, dtype=torch.float32)
     call = binding.ColumnSums(
-        a=binding.address(a), b=binding.address(b), scale=binding.address(scale),
-        b_type=1 if b is None else binding.TYPES[b.dtype],
+        a=binding.address(a), a_type=binding.TYPES[a.dtype], a_stride=a.stride(1 if rows > 1 else 0),
+        b=binding.address(b), scale=binding.address(scale), b_type=1 if b is None else binding.TYPES[b.dtype],
         rows_per_scale=1 if scale is None else max(1, samples * rows // max(1, len(scale))),
         samples=samples, rows=rows, columns=columns, sums=binding.address(sums), threads=torch.get_num_threads(),
     )  # fmt: skip
@@ -61,4 +64,12 @@ def _column_sums(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
 
 @_column_sums.register_fake
 def _(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
-    return a.new_empty(a.shape[0], a.shape[2])
+    return a.new_empty(a.shape[0], a.shape[2], dtype=torch.float32)
+
+
+def _evenly_spaced(a: Tensor) -> bool:
+    """Whether columns are neighbours, and all rows, of all samples in order, equally far apart."""
+    samples, rows, columns = a.shape
+    if columns > 1 and a.stride(2) != 1:
+        return False
+    return rows == 1 or samples == 1 or a.stride(0) == rows * a.stride(1)

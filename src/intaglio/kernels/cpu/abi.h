@@ -47,6 +47,7 @@ struct Rows {
     const void* x;            // float32 or bfloat16 (groups, rows, columns), columns contiguous
     int64_t x_type;           // 1: float32, 2: bfloat16
     int64_t x_stride;         // elements from one row to the next
+    int64_t x_group_stride;   // and from one group to the next
     int64_t groups, rows, columns;
     const float* factor;      // (samples, columns), or null: multiplied in first. Groups are divided among samples evenly
     int64_t samples;
@@ -62,8 +63,10 @@ void intaglio_quantize_rows(const struct Rows* rows);
 // sums[s, c] = sum over the rows of sample s of a[., c] * b[., c] * (scale ? scale[row / rows_per_scale] : 1); rows are
 // added in float32 in blocks of 64, blocks in float64.
 struct ColumnSums {
-    const float* a;           // (samples, rows, columns), dense
-    const void* b;            // the same shape: float32, or int8 with `scale`; null for 1
+    const void* a;            // float32 or bfloat16 (samples, rows, columns), columns contiguous
+    int64_t a_type;           // 1: float32, 2: bfloat16
+    int64_t a_stride;         // elements from one row to the next, all samples in order
+    const void* b;            // the same shape, dense: float32 (beside float32), or int8 with `scale`; null for 1
     const float* scale;
     int64_t b_type;           // 1: float32, 3: int8
     int64_t rows_per_scale;

@@ -1,4 +1,4 @@
-// Rounding of rows to INT8, and sums over rows.
+// Rounding of rows to INT8, and sums over rows, for AVX2; `rows_avx512.cpp` has them for AVX-512.
 
 #include <immintrin.h>
 
@@ -8,11 +8,12 @@
 #include <cstring>
 #include <vector>
 
-#include "abi.h"
+#include "level.h"
+#include "rows.h"
 
 namespace {
 
-constexpr float SMALLEST = 0x1p-119f;  // 127 / SMALLEST is finite; what is smaller counts as zero
+using namespace intaglio;
 
 inline float load(const float* p, int64_t i) { return p[i]; }
 inline float load(const uint16_t* p, int64_t i) {
@@ -84,20 +85,16 @@ void round_row(const T* x, const float* factor, float inverse, uint32_t seed, ui
 
 template <typename T, bool F>
 void group(const Rows& q, int64_t g) {
-    const T* x = static_cast<const T*>(q.x) + g * q.rows * q.x_stride;
+    const T* x = static_cast<const T*>(q.x) + g * q.x_group_stride;
     const float* factor = F ? q.factor + g * q.samples / q.groups * q.columns : nullptr;
     int8_t* to = q.codes + g * q.rows * q.columns;
     uint32_t top = 0;
     for (int64_t r = 0; r < q.rows; ++r) top = std::max(top, largest<T, F>(x + r * q.x_stride, factor, q.columns));
-    float absmax;
-    std::memcpy(&absmax, &top, 4);
-    if (top >= 0x7f800000 || absmax < SMALLEST) {
-        q.scale[g] = top >= 0x7f800000 ? NAN : 1.0f;  // NaN goes on to the whole result
+    const float inverse = inverse_of(top, q.scale + g);
+    if (inverse == 0.0f) {
         std::memset(to, 0, q.rows * q.columns);
         return;
     }
-    q.scale[g] = absmax / 127.0f;
-    const float inverse = 127.0f / absmax;
     const auto seed = static_cast<uint32_t>(q.seed);
     for (int64_t r = 0; r < q.rows; ++r) {
         const auto index = static_cast<uint32_t>((g * q.rows + r) * q.columns);
@@ -108,24 +105,23 @@ void group(const Rows& q, int64_t g) {
     }
 }
 
-template <typename B>
+template <typename A, typename B>
 void column_sums(const ColumnSums& s, int64_t sample, int64_t from, int64_t to) {
-    constexpr int64_t BLOCK = 64;
     const int64_t width = to - from;
     std::vector<double> total(width, 0.0);
     std::vector<float> part(width);
     const B* all = static_cast<const B*>(s.b);
-    for (int64_t start = 0; start < s.rows; start += BLOCK) {
+    for (int64_t start = 0; start < s.rows; start += SUMMED_ROWS) {
         std::fill(part.begin(), part.end(), 0.0f);
-        for (int64_t r = start; r < std::min(start + BLOCK, s.rows); ++r) {
+        for (int64_t r = start; r < std::min(start + SUMMED_ROWS, s.rows); ++r) {
             const int64_t row = sample * s.rows + r;
-            const float* a = s.a + row * s.columns + from;
+            const A* a = static_cast<const A*>(s.a) + row * s.a_stride + from;
             const float scale = s.scale ? s.scale[row / s.rows_per_scale] : 1.0f;
             if (all) {
                 const B* b = all + row * s.columns + from;
-                for (int64_t c = 0; c < width; ++c) part[c] += a[c] * (static_cast<float>(b[c]) * scale);
+                for (int64_t c = 0; c < width; ++c) part[c] += load(a, c) * (static_cast<float>(b[c]) * scale);
             } else {
-                for (int64_t c = 0; c < width; ++c) part[c] += a[c];
+                for (int64_t c = 0; c < width; ++c) part[c] += load(a, c);
             }
         }
         for (int64_t c = 0; c < width; ++c) total[c] += part[c];
@@ -137,6 +133,7 @@ void column_sums(const ColumnSums& s, int64_t sample, int64_t from, int64_t to) 
 
 extern "C" void intaglio_quantize_rows(const Rows* rows) {
     const Rows& q = *rows;
+    if (level() >= AVX512) return quantize_rows_avx512(q);
 #pragma omp parallel for num_threads(q.threads) schedule(static) if (q.threads > 1 && q.groups > 1)
     for (int64_t g = 0; g < q.groups; ++g) {
         if (q.x_type == 1)
@@ -148,14 +145,14 @@ extern "C" void intaglio_quantize_rows(const Rows* rows) {
 
 extern "C" void intaglio_column_sums(const ColumnSums* sums) {
     const ColumnSums& s = *sums;
+    if (level() >= AVX512) return column_sums_avx512(s);
     constexpr int64_t WIDTH = 256;
     const int64_t parts = (s.columns + WIDTH - 1) / WIDTH;
 #pragma omp parallel for num_threads(s.threads) schedule(static) if (s.threads > 1)
     for (int64_t task = 0; task < s.samples * parts; ++task) {
         const int64_t from = task % parts * WIDTH, to = std::min(from + WIDTH, s.columns);
-        if (s.b_type == 1)
-            column_sums<float>(s, task / parts, from, to);
-        else
-            column_sums<int8_t>(s, task / parts, from, to);
+        const auto sum = s.b_type == 3 ? (s.a_type == 1 ? column_sums<float, int8_t> : column_sums<uint16_t, int8_t>)
+                                       : (s.a_type == 1 ? column_sums<float, float> : column_sums<uint16_t, float>);
+        sum(s, task / parts, from, to);
     }
 }

@@ -54,12 +54,12 @@ def _quantize_rows(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int
     if kernels is None:
         return round_rows(x, factor, seed if stochastic else None)
     groups, rows, columns = x.shape
-    if not _rows_evenly_spaced(x):
+    if columns > 1 and x.stride(2) != 1:
         x = x.contiguous()
     factor = None if factor is None else factor.contiguous()
     codes, scale = x.new_empty(x.shape, dtype=torch.int8), x.new_empty(groups, dtype=torch.float32)
     call = binding.Rows(
-        x=binding.address(x), x_type=binding.TYPES[x.dtype], x_stride=x.stride(1) if rows > 1 else x.stride(0),
+        x=binding.address(x), x_type=binding.TYPES[x.dtype], x_stride=x.stride(1), x_group_stride=x.stride(0),
         groups=groups, rows=rows, columns=columns, factor=binding.address(factor),
         samples=1 if factor is None else len(factor), stochastic=stochastic, seed=seed & 0xFFFFFFFF,
         codes=binding.address(codes), scale=binding.address(scale), threads=torch.get_num_threads(),
@@ -71,10 +71,3 @@ def _quantize_rows(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int
 @_quantize_rows.register_fake
 def _(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
-
-
-def _rows_evenly_spaced(x: Tensor) -> bool:
-    groups, rows, columns = x.shape
-    if x.stride(2) != 1 and columns > 1:
-        return False
-    return rows == 1 or groups == 1 or x.stride(0) == rows * x.stride(1)

@@ -1,0 +1,276 @@
+// Rounding of rows to INT8, and sums over rows, for AVX-512: the same numbers as `rows.cpp`.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "rows.h"
+#include "vectors_avx512.h"
+
+namespace intaglio {
+namespace {
+
+constexpr int64_t CHUNK = 32768;  // elements that one thread takes at a time where a group has many rows
+
+inline __m512i magnitude(__m512 v) {
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+}
+
+inline __m512i larger(__m512i top, const Block& x, const float* factor) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const __m512 v = factor ? _mm512_mul_ps(x.v[i], _mm512_loadu_ps(factor + 16 * i)) : x.v[i];
+        top = _mm512_max_epi32(top, magnitude(v));
+    }
+    return top;
+}
+
+// The bits of the largest |x * factor|, which order like the numbers; what is not finite lies above all.
+template <typename T, bool F>
+uint32_t largest(const T* x, const float* factor, int64_t columns) {
+    __m512i top = _mm512_setzero_si512();
+    int64_t c = 0;
+    for (; c + BLOCK <= columns; c += BLOCK) top = larger(top, load_block(x + c), F ? factor + c : nullptr);
+    if (c < columns) top = larger(top, load_block(x + c, columns - c), F ? factor + c : nullptr);
+    return _mm512_reduce_max_epu32(top);
+}
+
+template <>
+uint32_t largest<bf16, false>(const bf16* x, const float*, int64_t columns) {
+    const __m512i sign = _mm512_set1_epi16(0x7fff);
+    __m512i top = _mm512_setzero_si512();
+    int64_t c = 0;
+    for (; c + 32 <= columns; c += 32) top = _mm512_max_epu16(top, _mm512_and_si512(_mm512_loadu_si512(x + c), sign));
+    const __m512i rest = _mm512_maskz_loadu_epi16(static_cast<__mmask32>(first(columns - c)), x + c);
+    top = _mm512_max_epu16(top, _mm512_and_si512(rest, sign));
+    return _mm512_reduce_max_epu32(_mm512_max_epu32(even_columns(top), odd_columns(top)));
+}
+
+// 24 random bits: the finalizer of MurmurHash3 over index and seed, as integers.
+inline __m512i random_bits(__m512i h) {
+    h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 16)), _mm512_set1_epi32(static_cast<int>(0x85ebca6bu)));
+    h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 13)), _mm512_set1_epi32(static_cast<int>(0xc2b2ae35u)));
+    return _mm512_srli_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 16)), 8);
+}
+
+// 64 codes. To nearest no product exceeds 127.5, so none needs a clamp.
+template <typename T, bool F, bool S>
+inline __m512i rounded(const Block& x, const float* factor, __m512 inverse, __m512i seed, uint32_t index) {
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        __m512 value = F ? _mm512_mul_ps(x.v[i], _mm512_loadu_ps(factor + 16 * i)) : x.v[i];
+        value = _mm512_mul_ps(value, inverse);
+        if (S) {
+            const T* kind = nullptr;
+            const __m512i at = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(index)), columns_of(kind, i));
+            const __m512 bits = _mm512_cvtepi32_ps(random_bits(_mm512_xor_si512(at, seed)));
+            value = _mm512_fmadd_ps(bits, _mm512_set1_ps(0x1p-24f), value);  // the product is exact: rounded once
+            v[i] = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+            v[i] = _mm512_min_epi32(v[i], _mm512_set1_epi32(127));
+        } else {
+            v[i] = _mm512_cvtps_epi32(value);
+        }
+    }
+    const T* kind = nullptr;
+    const __m512i codes = codes_of(kind, v);
+    return S ? _mm512_max_epi8(codes, _mm512_set1_epi8(-127)) : codes;
+}
+
+template <typename T, bool F, bool S>
+void round_row(const T* x, const float* factor, float inverse, uint32_t seed, uint32_t index, int64_t columns, int8_t* to) {
+    const __m512 scale = _mm512_set1_ps(inverse);
+    const __m512i seeds = _mm512_set1_epi32(static_cast<int>(seed));
+    int64_t c = 0;
+    for (; c + BLOCK <= columns; c += BLOCK)
+        _mm512_storeu_si512(to + c, rounded<T, F, S>(load_block(x + c), F ? factor + c : nullptr, scale, seeds, index + static_cast<uint32_t>(c)));
+    if (c == columns) return;
+    const Block rest = load_block(x + c, columns - c);
+    const __m512i codes = rounded<T, F, S>(rest, F ? factor + c : nullptr, scale, seeds, index + static_cast<uint32_t>(c));
+    _mm512_mask_storeu_epi8(to + c, first(columns - c), codes);
+}
+
+template <typename T, bool F>
+struct Quantizer {
+    const Rows& q;
+    std::vector<float> ordered;  // the factors, a padded row for each sample
+    int64_t padded;
+
+    explicit Quantizer(const Rows& rows) : q(rows), padded((rows.columns + BLOCK - 1) / BLOCK * BLOCK) {
+        if (!F) return;
+        ordered.resize(q.samples * padded);
+        for (int64_t s = 0; s < q.samples; ++s) in_block_order<T>(q.factor + s * q.columns, q.columns, ordered.data() + s * padded);
+    }
+
+    const T* row(int64_t g, int64_t r) const { return static_cast<const T*>(q.x) + g * q.x_group_stride + r * q.x_stride; }
+    const float* factor(int64_t g) const { return F ? ordered.data() + g * q.samples / q.groups * padded : nullptr; }
+
+    void round(int64_t g, int64_t r, float inverse) const {
+        const int64_t at = (g * q.rows + r) * q.columns;
+        const auto seed = static_cast<uint32_t>(q.seed), index = static_cast<uint32_t>(at);
+        if (inverse == 0.0f)
+            std::memset(q.codes + at, 0, q.columns);
+        else if (q.stochastic)
+            round_row<T, F, true>(row(g, r), factor(g), inverse, seed, index, q.columns, q.codes + at);
+        else
+            round_row<T, F, false>(row(g, r), factor(g), inverse, seed, index, q.columns, q.codes + at);
+    }
+
+    // Every row a group: read twice while it is in the L1 cache.
+    void each_row() const {
+#pragma omp parallel for num_threads(q.threads) schedule(static) if (q.threads > 1)
+        for (int64_t g = 0; g < q.groups; ++g)
+            round(g, 0, inverse_of(largest<T, F>(row(g, 0), factor(g), q.columns), q.scale + g));
+    }
+
+    // Runs of rows are shared out among threads twice; a maximum does not depend on the order.
+    void each_run() const {
+        const int64_t run = std::max<int64_t>(1, CHUNK / std::max<int64_t>(1, q.columns));
+        const int64_t runs = (q.rows + run - 1) / run;
+        std::vector<uint32_t> tops(q.groups * runs);
+        std::vector<float> inverse(q.groups);
+#pragma omp parallel num_threads(q.threads) if (q.threads > 1)
+        {
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < q.groups * runs; ++task) {
+                uint32_t top = 0;
+                const int64_t g = task / runs, start = task % runs * run;
+                for (int64_t r = start; r < std::min(start + run, q.rows); ++r)
+                    top = std::max(top, largest<T, F>(row(g, r), factor(g), q.columns));
+                tops[task] = top;
+            }
+#pragma omp single
+            for (int64_t g = 0; g < q.groups; ++g) {
+                const uint32_t top = *std::max_element(tops.begin() + g * runs, tops.begin() + (g + 1) * runs);
+                inverse[g] = inverse_of(top, q.scale + g);
+            }
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < q.groups * runs; ++task) {
+                const int64_t g = task / runs, start = task % runs * run;
+                for (int64_t r = start; r < std::min(start + run, q.rows); ++r) round(g, r, inverse[g]);
+            }
+        }
+    }
+
+    void run() const {
+        if (q.rows == 0)
+            std::fill(q.scale, q.scale + q.groups, 1.0f);
+        else if (q.rows == 1)
+            each_row();
+        else
+            each_run();
+    }
+};
+
+// 64 columns of the second operand of a sum, in the order of the blocks of A.
+inline Block codes_block(const bf16*, const int8_t* b, uint64_t mask) {
+    Block block;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+        const __m256i bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(mask >> (32 * half)), b + 32 * half);
+        const __m512i words = _mm512_cvtepi16_epi32(bytes);  // an even column below an odd one, which has the sign
+        block.v[2 * half] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 24), 24));
+        block.v[2 * half + 1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 8));
+    }
+    return block;
+}
+inline Block codes_block(const float*, const int8_t* b, uint64_t mask) {
+    Block block;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask >> (16 * i)), b + 16 * i);
+        block.v[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    }
+    return block;
+}
+
+enum class Second { none, floats, codes };
+
+// part += the products of a few rows, added in order. `first_row` counts over all samples.
+template <typename A, Second B>
+inline void add_rows(const ColumnSums& s, int64_t first_row, int rows, float* part) {
+    const auto block_at = [](const A* p, int64_t left) { return left >= BLOCK ? load_block(p) : load_block(p, left); };
+    for (int64_t c = 0; c < s.columns; c += BLOCK) {
+        const int64_t left = s.columns - c;
+        __m512 sum[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) sum[i] = _mm512_loadu_ps(part + c + 16 * i);
+        for (int r = 0; r < rows; ++r) {
+            const int64_t row = first_row + r;
+            Block a = block_at(static_cast<const A*>(s.a) + row * s.a_stride + c, left);
+            if (B != Second::none) {
+                const A* kind = nullptr;
+                Block b;
+                if (B == Second::codes)
+                    b = codes_block(kind, static_cast<const int8_t*>(s.b) + row * s.columns + c, first(left));
+                else {
+                    const float* from = static_cast<const float*>(s.b) + row * s.columns + c;
+                    b = left >= BLOCK ? load_block(from) : load_block(from, left);
+                }
+                const __m512 scale = _mm512_set1_ps(s.scale ? s.scale[row / s.rows_per_scale] : 1.0f);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) a.v[i] = _mm512_mul_ps(a.v[i], _mm512_mul_ps(b.v[i], scale));
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) sum[i] = _mm512_add_ps(sum[i], a.v[i]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) _mm512_storeu_ps(part + c + 16 * i, sum[i]);
+    }
+}
+
+// A part for every 64 rows of every sample, whoever computes it; then the parts of a column in order.
+template <typename A, Second B>
+void sum_columns(const ColumnSums& s) {
+    const int64_t padded = (s.columns + BLOCK - 1) / BLOCK * BLOCK, parts = (s.rows + SUMMED_ROWS - 1) / SUMMED_ROWS;
+    std::vector<float> part(s.samples * parts * padded);
+#pragma omp parallel num_threads(s.threads) if (s.threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < s.samples * parts; ++task) {
+            const int64_t start = task / parts * s.rows, from = task % parts * SUMMED_ROWS;
+            const int64_t to = std::min(from + SUMMED_ROWS, s.rows);
+            for (int64_t r = from; r < to; r += 4)
+                add_rows<A, B>(s, start + r, static_cast<int>(std::min<int64_t>(4, to - r)), part.data() + task * padded);
+        }
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < s.samples * padded / BLOCK; ++task) {
+            const int64_t sample = task / (padded / BLOCK), c = task % (padded / BLOCK) * BLOCK;
+            double total[BLOCK] = {};
+            for (int64_t p = 0; p < parts; ++p)
+                for (int64_t at = 0; at < BLOCK; ++at) total[at] += part[(sample * parts + p) * padded + c + at];
+            for (int64_t at = 0; at < BLOCK; ++at) {
+                const int64_t column = c + column_of<A>(at);
+                if (column < s.columns) s.sums[sample * s.columns + column] = static_cast<float>(total[at]);
+            }
+        }
+    }
+}
+
+template <typename A>
+void sum_columns(const ColumnSums& s) {
+    if (!s.b)
+        sum_columns<A, Second::none>(s);
+    else if (s.b_type == 3)
+        sum_columns<A, Second::codes>(s);
+    else if constexpr (sizeof(A) == 4)
+        sum_columns<A, Second::floats>(s);
+}
+
+}  // namespace
+
+void column_sums_avx512(const ColumnSums& s) {
+    s.a_type == 1 ? sum_columns<float>(s) : sum_columns<bf16>(s);
+}
+
+void quantize_rows_avx512(const Rows& q) {
+    if (q.x_type == 1)
+        q.factor ? Quantizer<float, true>(q).run() : Quantizer<float, false>(q).run();
+    else
+        q.factor ? Quantizer<bf16, true>(q).run() : Quantizer<bf16, false>(q).run();
+}
+
+}  // namespace intaglio

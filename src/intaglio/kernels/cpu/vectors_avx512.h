@@ -1,0 +1,94 @@
+// Runs of 64 columns as four vectors of float32, from float32 or bfloat16.
+//
+// bfloat16 is taken apart by words: even columns in one vector, odd ones in the next, which costs one operation each.
+// `column_of` says where an element of a block comes from. Operands by column are brought into that order once
+// (`in_block_order`).
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace intaglio {
+
+constexpr int64_t BLOCK = 64;
+using bf16 = uint16_t;
+
+struct Block {
+    __m512 v[4];
+};
+
+static inline __m512i even_columns(__m512i words) { return _mm512_slli_epi32(words, 16); }
+static inline __m512i odd_columns(__m512i words) { return _mm512_and_si512(words, _mm512_set1_epi32(~0xffff)); }
+
+static inline Block block_of(__m512i a, __m512i b) {
+    return {{_mm512_castsi512_ps(even_columns(a)), _mm512_castsi512_ps(odd_columns(a)),
+             _mm512_castsi512_ps(even_columns(b)), _mm512_castsi512_ps(odd_columns(b))}};
+}
+
+static inline uint64_t first(int64_t count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
+
+static inline Block load_block(const bf16* p) { return block_of(_mm512_loadu_si512(p), _mm512_loadu_si512(p + 32)); }
+static inline Block load_block(const float* p) {
+    return {{_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16), _mm512_loadu_ps(p + 32), _mm512_loadu_ps(p + 48)}};
+}
+
+// The first `count` < 64 columns, zeros after them. Nothing past them is read.
+static inline Block load_block(const bf16* p, int64_t count) {
+    const uint64_t mask = first(count);
+    return block_of(_mm512_maskz_loadu_epi16(static_cast<__mmask32>(mask), p),
+                    _mm512_maskz_loadu_epi16(static_cast<__mmask32>(mask >> 32), p + 32));
+}
+static inline Block load_block(const float* p, int64_t count) {
+    const uint64_t mask = first(count);
+    Block block;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+        block.v[i] = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> (16 * i)), p + 16 * i);
+    return block;
+}
+
+// The 32-bit lanes of a block, each within -128..127, as 64 codes in the order of columns.
+static inline __m512i codes_of(const bf16*, const __m512i v[4]) {
+    alignas(64) static const int16_t LOW_WORDS[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                      32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+    const __m512i byte = _mm512_set1_epi32(0xff);
+    // a | (b & c)
+    const __m512i a = _mm512_ternarylogic_epi32(_mm512_slli_epi32(v[1], 8), v[0], byte, 0xF8);
+    const __m512i b = _mm512_ternarylogic_epi32(_mm512_slli_epi32(v[3], 8), v[2], byte, 0xF8);
+    return _mm512_permutex2var_epi16(a, _mm512_load_si512(LOW_WORDS), b);
+}
+static inline __m512i codes_of(const float*, const __m512i v[4]) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+    return _mm512_permutexvar_epi32(order, bytes);
+}
+
+// The column, from the start of its block, of each lane of the i-th vector.
+static inline __m512i columns_of(const bf16*, int i) {
+    const __m512i lanes = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_add_epi32(lanes, _mm512_set1_epi32(32 * (i >> 1) + (i & 1)));
+}
+static inline __m512i columns_of(const float*, int i) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * i));
+}
+
+// The same, of one element of a block.
+template <typename T>
+int64_t column_of(int64_t at) {
+    const int64_t i = at / 16, lane = at % 16;
+    return sizeof(T) == 2 ? 32 * (i / 2) + 2 * lane + i % 2 : at;
+}
+
+// Per-column values in the order of the blocks of T, zeros up to a whole block.
+template <typename T>
+void in_block_order(const float* from, int64_t columns, float* to) {
+    for (int64_t start = 0; start < columns; start += BLOCK)
+        for (int64_t at = 0; at < BLOCK; ++at) {
+            const int64_t column = start + column_of<T>(at);
+            to[start + at] = column < columns ? from[column] : 0.0f;
+        }
+}
+
+}  // namespace intaglio
