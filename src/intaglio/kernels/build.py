@@ -24,6 +24,7 @@ STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [
     *AVX2,
+    "-Wno-uninitialized",  # GCC 12 warns of its own intrinsics (bug 105593)
     "-Wno-maybe-uninitialized",
     *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vnni")),
     "-mprefer-vector-width=512",
@@ -35,6 +36,8 @@ UNITS = {
     "product_avx2.cpp": AVX2,
     "product_avx512.cpp": AVX512,
     "rows.cpp": AVX2,
+    "attention.cpp": AVX512_BF16,
+    "attention_gradient.cpp": AVX512_BF16,
 }
 """What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 
