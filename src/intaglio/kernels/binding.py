@@ -121,8 +121,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if loaded.intaglio_best_level() < 0:
         return None, "this processor has no AVX2"
     loaded.intaglio_set_level.restype = None
-    for name in ("intaglio_product", "intaglio_quantize_rows", "intaglio_column_sums"):
-        getattr(loaded, name).restype = None
+    void = ("product", "quantize_rows", "column_sums", "attention", "attention_gradient")
+    for name in void:
+        getattr(loaded, f"intaglio_{name}").restype = None
     return loaded, ""
 
 

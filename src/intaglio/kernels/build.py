@@ -39,6 +39,8 @@ UNITS = {
     "product_avx512.cpp": AVX512,
     "rows.cpp": AVX2,
     "rows_avx512.cpp": AVX512,
+    "attention.cpp": AVX512_BF16,
+    "attention_gradient.cpp": AVX512_BF16,
 }
 """What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 

@@ -202,6 +202,8 @@ for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention"
     register(f"aten::_scaled_dot_product_{kind}", _attention)
     register(f"aten::_scaled_dot_product_{kind}_backward", _attention_backward)
 
+register("intaglio::attention", _attention)
+register("intaglio::attention_gradient", _attention_backward)
 register("intaglio::int8_matmul", _int8_matmul)
 register("intaglio::weight_product", _weight_product)
 register("intaglio::quantize_rows", lambda a, out: [Vector("quantize", a["x"].numel())])
