@@ -40,7 +40,9 @@ CONTESTANTS = {
     "peft-bf16-ckpt": Contestant("the same, gradient checkpointing", None, {}, "bfloat16", True),
     "qlora": Contestant("qlora int4, float products", "qlora", {"base": "int4"}),
     "qlora-int": Contestant("qlora int4, integer products, bfloat16", "qlora", {"base": "int4", **BOTH}, "bfloat16"),
-    "qlora-int-ckpt": Contestant("the same, gradient checkpointing", "qlora", {"base": "int4", **BOTH}, "bfloat16", True),
+    "qlora-int-ckpt": Contestant(
+        "the same, gradient checkpointing", "qlora", {"base": "int4", **BOTH}, "bfloat16", True
+    ),
     "qlora-int8": Contestant("qlora int8, integer products, bfloat16", "qlora", {"base": "int8", **BOTH}, "bfloat16"),
     "qlora-nf4": Contestant("qlora nf4, integer products, bfloat16", "qlora", {"base": "nf4", **BOTH}, "bfloat16"),
     "tuneqdm": Contestant("tuneqdm int4, float products", "tuneqdm", {"base": "int4"}),

@@ -37,6 +37,7 @@ UNITS = {
     "product.cpp": [],
     "product_avx2.cpp": AVX2,
     "product_avx512.cpp": AVX512,
+    "float_pair.cpp": AVX512_BF16,
     "rows.cpp": AVX2,
     "rows_avx512.cpp": AVX512,
     "attention.cpp": AVX512_BF16,

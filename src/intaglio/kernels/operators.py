@@ -18,11 +18,13 @@ R = TypeVar("R")
 
 
 class Operator(Generic[P, R]):
-    """A function of tensors that returns new tensors, and the custom operator of the same schema."""
+    """A function of tensors, which returns new ones or writes to those named, and its custom operator."""
 
-    def __init__(self, name: str, function: Callable[P, R], fake: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, function: Callable[P, R], fake: Callable[..., Any], mutates: tuple[str, ...] = ()
+    ) -> None:
         self.function = function
-        self.operator = torch.library.custom_op(name, function, mutates_args=())
+        self.operator = torch.library.custom_op(name, function, mutates_args=mutates)
         self.operator.register_fake(fake)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

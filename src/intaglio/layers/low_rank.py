@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
+from intaglio.kernels.float_pair import pair_down, pair_sums, pair_up
 from intaglio.layers import frozen, integer
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
@@ -49,11 +50,11 @@ class LowRankLayer(MergeableLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         x = compute_input(x)
-        a, b = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype)
         shape = frozen.geometry(self.base)
         base = frozen.integer_base(self.base, "output", x.dtype)
         if base is not None and not isinstance(shape, Conv2dGeometry):
-            return IntegerLowRankProduct.apply(x, a, b, self.scaling, base)
+            return IntegerLowRankProduct.apply(x, self.lora_a, self.lora_b, self.scaling, base)
+        a, b = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype)
         if isinstance(shape, Conv2dGeometry):
             update = F.conv2d(F.conv2d(x, a, None, shape.stride, shape.padding, shape.dilation), b)
         else:
@@ -90,11 +91,11 @@ class IntegerLowRankProduct(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, base: QuantizedLayer
     ) -> Tensor:
-        """`x` (B, ..., I), `a` (r, I), `b` (O, r), of one dtype."""
+        """`x` (B, ..., I); `a` (r, I) and `b` (O, r) float32, rounded to the dtype of `x` where they are used."""
         codes = integer.to_codes(x, base.geometry, base.input_scale)
         y = integer.output(codes, base.geometry, base.integer_weight(), base.bias, x.shape, x.dtype)
-        h = x.reshape(-1, a.shape[1]) @ a.T
-        y.view(-1, len(b)).addmm_(h, b.T, alpha=scaling)
+        h = pair_down(x.reshape(-1, a.shape[1]), a)
+        pair_up(y.view(-1, len(b)), h, b.T, scaling)
         ctx.base, ctx.scaling, ctx.input_shape = base, scaling, x.shape
         ctx.save_for_backward(codes.qdata, codes.scale, h, a, b)
         return y
@@ -105,18 +106,17 @@ class IntegerLowRankProduct(torch.autograd.Function):
         qdata, scale, h, a, b = ctx.saved_tensors
         need_x, need_a, need_b = ctx.needs_input_grad[:3]
         rows = grad.reshape(-1, len(b))
-        grad_h = ctx.scaling * (rows @ b)
+        grad_h = pair_down(rows, b.T, ctx.scaling)
         grad_a = grad_b = grad_x = None
         if need_b:
-            grad_b = ctx.scaling * (rows.T @ h)
+            grad_b = pair_sums(rows, h, ctx.scaling).T
         if need_a:
-            grad_a = (grad_h.float() * scale[:, None]).T @ qdata.view(len(h), -1).float()
+            grad_a = pair_sums(qdata.view(len(h), -1), (grad_h * scale[:, None]).to(grad_h.dtype))
             if ctx.base.input_scale is not None:
                 grad_a = torch.where(ctx.base.input_scale == 0, 0.0, grad_a / ctx.base.input_scale)
-            grad_a = grad_a.to(a.dtype)
         if need_x:
             grad_x = frozen.grad_input(ctx.base, grad, ctx.input_shape)
-            grad_x.view(-1, a.shape[1]).addmm_(grad_h, a)
+            pair_up(grad_x.view(-1, a.shape[1]), grad_h, a)
         return grad_x, grad_a, grad_b, None, None
 
 

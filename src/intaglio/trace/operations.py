@@ -191,6 +191,9 @@ def _pair(values: Any) -> tuple[int, int]:
     return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
 
 
+register("intaglio::pair_down", lambda a, out: [matmul(a["x"], a["a"].t(), out)])
+register("intaglio::pair_up", lambda a, out: [matmul(a["h"], a["a"], a["x"]), Vector("add", a["x"].numel())])
+register("intaglio::pair_sums", lambda a, out: [matmul(a["h"].t(), a["x"], out)])
 register("aten::mm", lambda a, out: [matmul(a["self"], a["mat2"], out)])
 register("aten::bmm", lambda a, out: [matmul(a["self"], a["mat2"], out)])
 register("aten::addmm", lambda a, out: [matmul(a["mat1"], a["mat2"], out)])

@@ -1,0 +1,234 @@
+// Products with a low-rank pair on AVX-512 BF16. `vdpbf16ps` sums products of pairs along the last axis of both operands,
+// so each packs the side that is not the activation's, which is small, in pairs of what is summed over.
+
+#include "float_pair.h"
+
+#include <immintrin.h>
+
+#include <cstdlib>
+#include <cstring>
+
+namespace intaglio {
+namespace {
+
+constexpr int64_t LANES = 16;
+using bf16 = uint16_t;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline __m512bh as_pairs(__m512i v) { return (__m512bh)v; }
+inline __mmask16 lanes(int64_t count) { return count >= LANES ? 0xffff : (1u << count) - 1; }
+
+struct Packed {  // bfloat16, kept between calls
+    bf16* data = nullptr;
+    int64_t size = 0;
+    ~Packed() { std::free(data); }
+    bf16* at_least(int64_t elements) {
+        if (elements > size) {
+            std::free(data);
+            size = ceil_div(elements, 2048) * 2048;
+            data = static_cast<bf16*>(std::aligned_alloc(64, size * sizeof(bf16)));
+            if (!data) std::abort();
+        }
+        return data;
+    }
+};
+
+thread_local Packed packed;
+
+// 16 values, `stride` apart, times `scale`, as bfloat16 in the low halves of the lanes.
+inline __m512i low_halves(const float* from, int64_t stride, __mmask16 mask, __m512 scale) {
+    __m512 v;
+    if (stride == 1) {
+        v = _mm512_maskz_loadu_ps(mask, from);
+    } else {
+        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const __m512i index = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int32_t>(stride)));
+        v = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, from, 4);
+    }
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(v, scale)));
+}
+
+// `a` as vectors: of 16 neighbours along one side, each two along the other; pairs innermost. Every thread of the team
+// takes a share.
+struct Side {
+    int64_t length, stride;
+};
+void pack(const FloatPair& p, Side lane_side, Side pair_side, bf16* to) {
+    const int64_t pairs = ceil_div(pair_side.length, 2), all = ceil_div(lane_side.length, LANES) * pairs;
+    const __m512 scale = _mm512_set1_ps(p.scale);
+#pragma omp for schedule(static)
+    for (int64_t at = 0; at < all; ++at) {
+        const int64_t lane = at / pairs * LANES, pair = at % pairs * 2;
+        const __mmask16 mask = lanes(lane_side.length - lane);
+        const float* from = p.a + lane * lane_side.stride + pair * pair_side.stride;
+        __m512i v = low_halves(from, lane_side.stride, mask, scale);
+        if (pair + 1 < pair_side.length) {
+            const __m512i second = low_halves(from + pair_side.stride, lane_side.stride, mask, scale);
+            v = _mm512_or_si512(v, _mm512_slli_epi32(second, 16));
+        }
+        _mm512_store_si512(to + at * 2 * LANES, v);
+    }
+}
+
+inline __m512i broadcast_pair(const bf16* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, 4);
+    return _mm512_set1_epi32(pair);
+}
+
+constexpr int DOWN_ROWS = 12;
+
+// 16 ranks of R rows of h.
+template <int R>
+__attribute__((noinline)) void down(const FloatPair& p, const bf16* a, int64_t row, int64_t rank) {
+    const bf16* x = static_cast<const bf16*>(p.x) + row * p.x_stride;
+    __m512 acc[R];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
+    for (int64_t c = 0; c + 2 <= p.columns; c += 2, a += 2 * LANES) {
+        const __m512bh pairs = as_pairs(_mm512_load_si512(a));
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) acc[r] = _mm512_dpbf16_ps(acc[r], pairs, as_pairs(broadcast_pair(x + r * p.x_stride + c)));
+    }
+    if (p.columns % 2)
+        for (int r = 0; r < R; ++r) {
+            const __m512i last = _mm512_set1_epi32(x[r * p.x_stride + p.columns - 1]);
+            acc[r] = _mm512_dpbf16_ps(acc[r], as_pairs(_mm512_load_si512(a)), as_pairs(last));
+        }
+    const __mmask16 mask = lanes(p.rank - rank);
+    for (int r = 0; r < R; ++r)
+        _mm256_mask_storeu_epi16(p.h + (row + r) * p.rank + rank, mask, (__m256i)_mm512_cvtneps_pbh(acc[r]));
+}
+
+void down_rows(const FloatPair& p, const bf16* a, int64_t row, int64_t rank, int64_t rows) {
+    if (rows == DOWN_ROWS) return down<DOWN_ROWS>(p, a, row, rank);
+    for (int64_t r = 0; r < rows; ++r) down<1>(p, a, row + r, rank);
+}
+
+constexpr int UP_ROWS = 4;
+
+// R rows of x += h a.
+template <int R>
+__attribute__((noinline)) void up(const FloatPair& p, const bf16* a, int64_t row) {
+    const int64_t pairs = ceil_div(p.rank, 2);
+    bf16* x = static_cast<bf16*>(p.x) + row * p.x_stride;
+    alignas(64) int32_t h[R][128];
+    for (int64_t from = 0; from < pairs; from += 128) {  // almost always once: rank <= 256
+        const int64_t some = least(128, pairs - from);
+        for (int r = 0; r < R; ++r)
+            for (int64_t i = 0; i < some; ++i) {
+                const int64_t at = 2 * (from + i);
+                const bf16* line = p.h + (row + r) * p.rank + at;
+                h[r][i] = static_cast<int32_t>(line[0] | (at + 1 < p.rank ? static_cast<uint32_t>(line[1]) << 16 : 0));
+            }
+        for (int64_t c = 0; c < p.columns; c += LANES) {
+            const __mmask16 mask = lanes(p.columns - c);
+            const bf16* from_a = a + (c / LANES * pairs + from) * 2 * LANES;
+            __m512 acc[R];
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r)
+                acc[r] = _mm512_castsi512_ps(_mm512_slli_epi32(
+                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + r * p.x_stride + c)), 16));
+            for (int64_t i = 0; i < some; ++i) {
+                const __m512bh v = as_pairs(_mm512_load_si512(from_a + i * 2 * LANES));
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r) acc[r] = _mm512_dpbf16_ps(acc[r], v, as_pairs(_mm512_set1_epi32(h[r][i])));
+            }
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r)
+                _mm256_mask_storeu_epi16(x + r * p.x_stride + c, mask, (__m256i)_mm512_cvtneps_pbh(acc[r]));
+        }
+    }
+}
+
+inline __m512i upper(const bf16* p, __mmask16 mask) {
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
+}
+inline __m512i upper(const int8_t* p, __mmask16 mask) {  // an INT8 code is exact in bfloat16
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, p))));
+}
+
+// `R` ranks of 16 columns of the sums. `h` has, for every two tokens, 2 values of each rank.
+template <int R, typename T>
+__attribute__((noinline)) void sums(const FloatPair& p, const bf16* h, int64_t column, int64_t rank) {
+    const T* x = static_cast<const T*>(p.x) + column;
+    const __mmask16 mask = lanes(p.columns - column);
+    const int64_t stride = 2 * p.rank;
+    __m512 acc[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
+    for (int64_t m = 0; m < p.rows; m += 2) {
+        const __m512i first = upper(x + m * p.x_stride, mask);
+        const __m512i second = m + 1 < p.rows ? upper(x + (m + 1) * p.x_stride, mask) : _mm512_setzero_si512();
+        const __m512bh pair = as_pairs(_mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+        const bf16* line = h + m / 2 * stride + 2 * rank;
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) acc[r] = _mm512_dpbf16_ps(acc[r], pair, as_pairs(broadcast_pair(line + 2 * r)));
+    }
+    const __m512 scale = _mm512_set1_ps(p.scale);
+    for (int r = 0; r < R; ++r)
+        _mm512_mask_storeu_ps(p.sums + (rank + r) * p.columns + column, mask, _mm512_mul_ps(acc[r], scale));
+}
+
+template <typename T>
+void sums_of(const FloatPair& p, const bf16* h, int64_t column) {
+    int64_t rank = 0;
+    for (; rank + 16 <= p.rank; rank += 16) sums<16, T>(p, h, column, rank);
+    for (; rank + 4 <= p.rank; rank += 4) sums<4, T>(p, h, column, rank);
+    for (; rank < p.rank; ++rank) sums<1, T>(p, h, column, rank);
+}
+
+}  // namespace
+}  // namespace intaglio
+
+extern "C" void intaglio_pair_down(const FloatPair* call) {
+    using namespace intaglio;
+    const FloatPair& p = *call;
+    const int64_t pairs = ceil_div(p.columns, 2), blocks = ceil_div(p.rows, DOWN_ROWS);
+    bf16* a = packed.at_least(ceil_div(p.rank, LANES) * pairs * 2 * LANES);
+#pragma omp parallel num_threads(p.threads) if (p.threads > 1 && blocks > 1)
+    {
+        pack(p, {p.rank, p.a_rank_stride}, {p.columns, p.a_column_stride}, a);
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; ++block)
+            for (int64_t rank = 0; rank < p.rank; rank += LANES)
+                down_rows(p, a + rank * pairs * 2, block * DOWN_ROWS, rank, least(DOWN_ROWS, p.rows - block * DOWN_ROWS));
+    }
+}
+
+extern "C" void intaglio_pair_up(const FloatPair* call) {
+    using namespace intaglio;
+    const FloatPair& p = *call;
+    const int64_t blocks = ceil_div(p.rows, UP_ROWS);
+    bf16* a = packed.at_least(ceil_div(p.columns, LANES) * ceil_div(p.rank, 2) * 2 * LANES);
+#pragma omp parallel num_threads(p.threads) if (p.threads > 1 && blocks > 1)
+    {
+        pack(p, {p.columns, p.a_column_stride}, {p.rank, p.a_rank_stride}, a);
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; ++block) {
+            if ((block + 1) * UP_ROWS <= p.rows) {
+                up<UP_ROWS>(p, a, block * UP_ROWS);
+                continue;
+            }
+            for (int64_t row = block * UP_ROWS; row < p.rows; ++row) up<1>(p, a, row);
+        }
+    }
+}
+
+extern "C" void intaglio_pair_sums(const FloatPair* call) {
+    using namespace intaglio;
+    const FloatPair& p = *call;
+    bf16* h = packed.at_least(ceil_div(p.rows, 2) * 2 * p.rank + 2);
+    for (int64_t m = 0; m < p.rows; ++m)
+        for (int64_t r = 0; r < p.rank; ++r) h[m / 2 * 2 * p.rank + 2 * r + m % 2] = p.h[m * p.rank + r];
+    if (p.rows % 2)
+        for (int64_t r = 0; r < p.rank; ++r) h[p.rows / 2 * 2 * p.rank + 2 * r + 1] = 0;
+#pragma omp parallel for num_threads(p.threads) schedule(static) if (p.threads > 1)
+    for (int64_t column = 0; column < p.columns; column += LANES) {
+        if (p.x_type == 2)
+            sums_of<bf16>(p, h, column);
+        else
+            sums_of<int8_t>(p, h, column);
+    }
+}
