@@ -30,6 +30,7 @@ AVX512 = [
     *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12 warns of its own headers (GCC bug 105593)
     *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vnni")),
     "-mprefer-vector-width=512",
+    "-mprfchw",
 ]
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
 UNITS = {

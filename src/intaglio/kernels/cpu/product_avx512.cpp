@@ -41,12 +41,15 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+struct Block;
+using Store = void (*)(const Block&, int64_t row, int64_t rows, int64_t n, int64_t columns, const int32_t* sums);
+
 // Rows [m, m + rows) of the result, and what a thread keeps of them.
 struct Block {
     const Product& p;
     int64_t reduction, steps;  // the whole, and how much of it at a time
     int64_t m, rows;
-    bool bf16;
+    Store store;
     int8_t* left;       // (rows, STRIDE): one block of the reduction
     int32_t* totals;    // (rows): 128 times the sum of each row of the left operand
     float* row_scales;  // (rows)
@@ -56,12 +59,14 @@ struct Block {
     int64_t first_row(int64_t tile) const { return tile * rows / tiles(); }
 };
 
+Store store_for(const Product& p, bool bf16);
+
 // A block's memory in one piece, for up to `rows` rows and `panels` panels at a time.
 Block block_of(const Product& p, int64_t reduction, int64_t steps, int64_t rows, int64_t panels, bool bf16) {
     const int64_t sums = (reduction <= steps ? 1 : panels * ceil_div(rows, TILE_ROWS)) * TILE_ROWS * PANEL;
     const int64_t left = ceil_div(rows * STRIDE, 64) * 64, line = ceil_div(rows, 16) * 64;
     auto* data = static_cast<int8_t*>(row_buffer.at_least(sums * 4 + left + 2 * line));
-    return {p, reduction, steps, 0, 0, bf16, data + sums * 4, reinterpret_cast<int32_t*>(data + sums * 4 + left),
+    return {p, reduction, steps, 0, 0, store_for(p, bf16), data + sums * 4, reinterpret_cast<int32_t*>(data + sums * 4 + left),
         reinterpret_cast<float*>(data + sums * 4 + left + line), reinterpret_cast<int32_t*>(data)};
 }
 
@@ -107,8 +112,11 @@ __attribute__((noinline)) void gather(const Block& b, int64_t k, int64_t count) 
     for (int64_t r = 0; r < b.rows; ++r) b.row_scales[r] = b.p.row_scale[(b.m + r) / b.p.rows_per_scale];
 }
 
-__attribute__((target("avx512bf16"))) __m256i to_bfloat16_native(__m512 v) {
-    return (__m256i)_mm512_cvtneps_pbh(v);
+// In assembly, so that it inlines into code for machines without the instruction, where it is not reached.
+inline __m256i to_bfloat16_native(__m512 v) {
+    __m256i rounded;
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v));
+    return rounded;
 }
 
 inline __m256i to_bfloat16(__m512 v) {
@@ -120,33 +128,59 @@ inline __m256i to_bfloat16(__m512 v) {
         _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0)));
 }
 
-// One row's half panel, scaled and stored. `mask` has the columns that are there.
-inline void store_half(const Product& p, bool bf16, __m512i sum, __m512 row_scale, int64_t at, int64_t n, __mmask16 mask) {
-    if (p.out_type == 0) {
-        _mm512_mask_storeu_epi32(static_cast<int32_t*>(p.out) + at, mask, sum);
-        return;
-    }
-    __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), row_scale);
-    v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, p.column_scale + n));
-    if (p.bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, p.bias + n));
-    if (p.out_type == 1) {
-        _mm512_mask_storeu_ps(static_cast<float*>(p.out) + at, mask, v);
-        return;
-    }
-    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(p.out) + at, mask, bf16 ? to_bfloat16_native(v) : to_bfloat16(v));
-}
+enum class Stored { INT32, FLOAT32, BF16, BF16_NATIVE };
 
 // The sums of a tile -> rows [row, row + rows) of the block, columns [n, n + columns), columns <= PANEL.
+template <Stored AS>
 __attribute__((noinline)) void store(
     const Block& b, int64_t row, int64_t rows, int64_t n, int64_t columns, const int32_t* sums) {
-    for (int half = 0; half < 2 && columns > 0; ++half, n += 16, columns -= 16, sums += 16) {
-        const __mmask16 mask = columns >= 16 ? 0xffff : (1u << columns) - 1;
-        for (int64_t r = 0; r < rows; ++r) {
-            const __m512i sum =
-                _mm512_sub_epi32(_mm512_load_si512(sums + r * PANEL), _mm512_set1_epi32(b.totals[row + r]));
-            const __m512 row_scale = b.p.out_type ? _mm512_set1_ps(b.row_scales[row + r]) : _mm512_setzero_ps();
-            store_half(b.p, b.bf16, sum, row_scale, (b.m + row + r) * b.p.out_stride + n, n, mask);
+    const Product& p = b.p;
+    const int64_t stride = p.out_stride, first = (b.m + row) * stride + n;
+    const int32_t* totals = b.totals + row;
+    const float* row_scales = b.row_scales + row;
+    __mmask16 mask[2];
+    __m512 column_scale[2], bias[2];
+    for (int h = 0; h < 2; ++h) {
+        const int64_t here = columns - 16 * h;
+        mask[h] = here >= 16 ? 0xffff : here <= 0 ? 0 : (1u << here) - 1;
+        if (AS == Stored::INT32) continue;
+        column_scale[h] = _mm512_maskz_loadu_ps(mask[h], p.column_scale + n + 16 * h);
+        bias[h] = p.bias ? _mm512_maskz_loadu_ps(mask[h], p.bias + n + 16 * h) : _mm512_setzero_ps();
+    }
+    const bool with_bias = p.bias;
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+            const __m512i sum = _mm512_sub_epi32(_mm512_load_si512(sums + r * PANEL + 16 * h), _mm512_set1_epi32(totals[r]));
+            const int64_t at = first + r * stride + 16 * h;
+            if (AS == Stored::INT32) {
+                _mm512_mask_storeu_epi32(static_cast<int32_t*>(p.out) + at, mask[h], sum);
+                continue;
+            }
+            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(row_scales[r]));
+            v = _mm512_mul_ps(v, column_scale[h]);
+            if (with_bias) v = _mm512_add_ps(v, bias[h]);
+            if (AS == Stored::FLOAT32)
+                _mm512_mask_storeu_ps(static_cast<float*>(p.out) + at, mask[h], v);
+            else
+                _mm256_mask_storeu_epi16(static_cast<uint16_t*>(p.out) + at, mask[h],
+                    AS == Stored::BF16 ? to_bfloat16(v) : to_bfloat16_native(v));
         }
+}
+
+Store store_for(const Product& p, bool bf16) {
+    if (p.out_type == 0) return store<Stored::INT32>;
+    if (p.out_type == 1) return store<Stored::FLOAT32>;
+    return bf16 ? store<Stored::BF16_NATIVE> : store<Stored::BF16>;
+}
+
+// The lines that a tile's result will be written to: they arrive while it is computed.
+inline void prefetch(const Block& b, int64_t row, int64_t rows, int64_t n) {
+    const int64_t size = b.p.out_type == 2 ? 2 : 4;
+    const char* line = static_cast<const char*>(b.p.out) + ((b.m + row) * b.p.out_stride + n) * size;
+    for (int64_t r = 0; r < rows; ++r, line += b.p.out_stride * size) {
+        __builtin_prefetch(line, 1);
+        if (size == 4) __builtin_prefetch(line + 64, 1);
     }
 }
 
@@ -155,8 +189,9 @@ void multiply(const Block& b, const uint8_t* panel, int64_t n, int64_t columns, 
     const bool once = b.reduction <= b.steps, last = k + count >= b.reduction;
     for (int64_t t = 0; t < b.tiles(); ++t) {
         const int64_t row = b.first_row(t), rows = b.first_row(t + 1) - row;
+        if (last) prefetch(b, row, rows, n);
         tile(static_cast<int>(rows), b.left + row * STRIDE, panel, (count + 3) / 4, sums, k > 0);
-        if (last) store(b, row, rows, n, columns, sums);
+        if (last) b.store(b, row, rows, n, columns, sums);
         if (!once) sums += TILE_ROWS * PANEL;
     }
 }
