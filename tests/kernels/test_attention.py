@@ -150,10 +150,18 @@ def test_what_is_not_finite_goes_on(compiled, bad):
 
 def test_operators(compiled):
     q, k, v, grad = operands((1, 2, 19, 23, 6))
+    torch.library.opcheck(flash.attention_operator.operator, (q, k, v, 0.4))
+    out, lse = flash.attention_operator(q, k, v, 0.4)
+    torch.library.opcheck(flash.gradient_operator.operator, (grad, q, k, v, out, lse, 0.4))
+
+
+def test_a_compiler_sees_them(compiled):
+    q, k, v, grad = operands((1, 2, 19, 23, 6))
+    traced = torch.compile(attention, backend="aot_eager", fullgraph=True)
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-    torch.library.opcheck(flash._attention, (*leaves, 0.4))
-    out, lse = flash._attention(q, k, v, 0.4)
-    torch.library.opcheck(flash._attention_gradient, (grad, q, k, v, out, lse, 0.4))
+    out = traced(*leaves)
+    for got, wanted in zip((out, *torch.autograd.grad(out, leaves, grad)), ours(q, k, v, grad), strict=True):
+        assert torch.equal(got, wanted)
 
 
 def test_what_is_kept_for_the_backward_pass(compiled):

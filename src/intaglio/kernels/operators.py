@@ -37,8 +37,8 @@ class Operator(Generic[P, R]):
 def watched() -> bool:
     """Whether something asks to see the operators: a dispatch mode, a compiler, functorch, or the profiler."""
     return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        torch.compiler.is_compiling()  # first: a compiler cannot trace the others
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
         or torch.autograd._profiler_enabled()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from intaglio.errors import UserError
 from intaglio.kernels import binding
 from intaglio.kernels.attention.structures import Attention, AttentionGradient, tokens_of
+from intaglio.kernels.operators import Operator
 
 MAX_HEAD_DIM = 256
 
@@ -46,7 +48,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
     chosen = (q.shape[3] or 1) ** -0.5 if scale is None else float(scale)
     if not is_compiled(q, k, v) or not 0 <= chosen < math.inf:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return _attention(q, k, v, chosen)[0]
+    out: Tensor = _Attention.apply(q, k, v, chosen)
+    return out
 
 
 def is_compiled(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -57,8 +60,13 @@ def is_compiled(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and 0 < q.shape[3] <= MAX_HEAD_DIM
         and q.numel() > 0
         and k.numel() > 0
-        and binding.path_in_use() == "avx512bf16"
+        and _has_kernels()
     )
+
+
+@torch.compiler.assume_constant_result
+def _has_kernels() -> bool:
+    return binding.path_in_use() == "avx512bf16"
 
 
 def _empty_like_tokens(x: Tensor) -> Tensor:
@@ -80,8 +88,7 @@ def _structure(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tens
     )  # fmt: skip
 
 
-@torch.library.custom_op("intaglio::attention", mutates_args=())
-def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     kernels = binding.library()
     assert kernels is not None
     out, lse = _empty_like_tokens(query), query.new_empty(query.shape[:3], dtype=torch.float32)
@@ -90,13 +97,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple
     return out, lse
 
 
-@_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return _empty_like_tokens(query), query.new_empty(query.shape[:3], dtype=torch.float32)
-
-
-@torch.library.custom_op("intaglio::attention_gradient", mutates_args=())
-def _attention_gradient(
+def _gradient(
     grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = binding.library()
@@ -110,21 +111,29 @@ def _attention_gradient(
     return grads
 
 
-@_attention_gradient.register_fake
-def _(grad_out, query, key, value, out, lse, scale):  # type: ignore[no-untyped-def]
+def _fake_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return _empty_like_tokens(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _fake_gradient(
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_like_tokens(query), _empty_like_tokens(key), _empty_like_tokens(value)
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *operands, ctx.scale = inputs
-    ctx.save_for_backward(*operands, *output)
-    ctx.set_materialize_grads(False)
+attention_operator = Operator("intaglio::attention", _forward, _fake_forward)
+gradient_operator = Operator("intaglio::attention_gradient", _gradient, _fake_gradient)
 
 
-def _backward(ctx, grad_out: Tensor | None, grad_lse: Tensor | None):  # type: ignore[no-untyped-def]
-    if grad_out is None:
-        return None, None, None, None
-    return *_attention_gradient(grad_out, *ctx.saved_tensors, ctx.scale), None
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        out, lse = attention_operator(q, k, v, scale)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.scale = scale
+        return out
 
-
-_attention.register_autograd(_backward, setup_context=_save)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        return *gradient_operator(grads[0], q, k, v, out, lse, ctx.scale), None

@@ -96,9 +96,10 @@ void Forward::block(int64_t batch, int64_t head, int64_t query, int64_t count) {
     std::fill(maximum, maximum + WIDE, -std::numeric_limits<float>::max());  // finite: its factor is 0, not NaN
     std::fill(total, total + WIDE, 0.0f);
     const float scale_log2 = a.scale * 1.44269504f;
-    const int64_t blocks = ceil_div(a.keys, KEYS), step = ceil_div(ceil_div(a.keys, blocks), ROWS) * ROWS;
-    for (int64_t start = 0; start < a.keys; start += step) {
-        const int64_t here = std::min(step, a.keys - start), even = ceil_div(here, 2) * 2;
+    const int64_t tiles = ceil_div(a.keys, ROWS), blocks = ceil_div(a.keys, KEYS);
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t start = block * tiles / blocks * ROWS, end = std::min((block + 1) * tiles / blocks * ROWS, a.keys);
+        const int64_t here = end - start, even = ceil_div(here, 2) * 2;
         for (int64_t key = 0; key < here; key += ROWS)
             tile_of<1, Then::STORE>(std::min<int64_t>(ROWS, here - key), vectors)(
                 keys + (start + key) * channel_pairs, ROWS, queries, channel_pairs, scores + key * width, width, nullptr);

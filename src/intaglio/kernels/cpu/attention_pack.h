@@ -85,19 +85,29 @@ inline void transpose(__m512i r[16]) {
 // The way back: float32 c[column][lane] times scale[lane] -> bfloat16 to[lane][column], for the first `lanes`, at most 16.
 [[gnu::noinline]] inline void store_transposed(const float* c, int64_t c_row, int64_t columns, __m512 scale, uint16_t* to,
                                                int64_t stride, int64_t lanes) {
-    for (int64_t start = 0; start < columns; start += WIDE) {
-        __m512i r[LANES];
-        const int64_t left = columns - start;
+    __m512i r[LANES];
+    int64_t start = 0;
+    for (; start + WIDE <= columns; start += WIDE, c += WIDE * c_row) {
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; ++i) {
-            const float* row = c + (start + 2 * i) * c_row;
-            const __m512 even = _mm512_maskz_loadu_ps(2 * i < left ? 0xffff : 0, row);
-            const __m512 odd = _mm512_maskz_loadu_ps(2 * i + 1 < left ? 0xffff : 0, row + c_row);
-            r[i] = pairs(_mm512_mul_ps(even, scale), _mm512_mul_ps(odd, scale));
-        }
+        for (int i = 0; i < LANES; ++i)
+            r[i] = pairs(_mm512_mul_ps(_mm512_loadu_ps(c + 2 * i * c_row), scale),
+                         _mm512_mul_ps(_mm512_loadu_ps(c + (2 * i + 1) * c_row), scale));
         transpose(r);
-        const __mmask32 there = first32(left);
-        for (int64_t i = 0; i < lanes; ++i) _mm512_mask_storeu_epi16(to + i * stride + start, there, r[i]);
+        for (int64_t i = 0; i < lanes; ++i) _mm512_storeu_si512(to + i * stride + start, r[i]);
+    }
+    const int64_t left = columns - start;
+    if (left == 0) return;
+    for (int i = 0; i < LANES; ++i) {
+        const __m512 even = 2 * i < left ? _mm512_loadu_ps(c + 2 * i * c_row) : _mm512_setzero_ps();
+        const __m512 odd = 2 * i + 1 < left ? _mm512_loadu_ps(c + (2 * i + 1) * c_row) : _mm512_setzero_ps();
+        r[i] = pairs(_mm512_mul_ps(even, scale), _mm512_mul_ps(odd, scale));
+    }
+    transpose(r);
+    for (int64_t i = 0; i < lanes; ++i) {
+        if (left % 2 == 0)  // a mask of 16-bit numbers is slow to store by
+            _mm512_mask_storeu_epi32(to + i * stride + start, first16(left / 2), r[i]);
+        else
+            _mm512_mask_storeu_epi16(to + i * stride + start, first32(left), r[i]);
     }
 }
 
