@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "../../src/intaglio/kernels/cpu/abi.h"
+#include "../../src/intaglio/kernels/cpu/gated.h"
+#include "../../src/intaglio/kernels/cpu/norms.h"
 
 namespace {
 
@@ -66,10 +68,64 @@ bool rows_and_sums(int64_t groups, int64_t rows, int64_t columns) {
     return same;
 }
 
+// Whether one thread and two give the same; `x` as floats and as codes.
+template <typename T>
+bool norms_and_gates(int64_t samples, int64_t rows, int64_t channels, int64_t groups) {
+    const int64_t count = samples * rows * channels, type = sizeof(T) == 2 ? 2 : 1;
+    auto x = random_values<T>(count), grad = random_values<T>(count), wide = random_values<T>(2 * count);
+    auto codes = random_values<float>(count);  // any bytes
+    auto weight = random_values<float>(channels), bias = random_values<float>(channels);
+    auto scale = random_values<float>(2 * samples * rows);
+    std::vector<Exact<T>> results;
+    const auto result = [&](int64_t size) { return results.emplace_back(size).get(); };
+    bool same = true;
+    for (int64_t variant = 0; variant < 4; ++variant) {
+        const float* scales = variant & 1 ? scale.get() : nullptr;
+        const void* saved = variant & 1 ? static_cast<const void*>(codes.get()) : x.get();
+        const void* saved_wide = variant & 1 ? static_cast<const void*>(wide.get()) : wide.get();
+        results.clear();
+        for (int64_t threads = 1; threads < 3; ++threads) {
+            Exact<float> mean(samples * rows), rstd(samples * rows), grad_weight(channels), grad_bias(channels);
+            Exact<float> group_mean(samples * groups), group_rstd(samples * groups);
+            const GroupNorm group{x.get(), type, weight.get(), bias.get(), samples, rows, channels, groups, 1e-5, variant >> 1,
+                                  result(count), group_mean.get(), group_rstd.get(), threads};
+            intaglio_group_norm(&group);
+            const GroupNormGrad group_grad{grad.get(), saved, type, scales, weight.get(), bias.get(), group_mean.get(), group_rstd.get(),
+                                           samples, rows, channels, groups, variant >> 1, result(count), grad_weight.get(),
+                                           grad_bias.get(), threads};
+            intaglio_group_norm_grad(&group_grad);
+            const LayerNorm layer{x.get(), type, variant >> 1 ? weight.get() : nullptr, nullptr, samples * rows, channels, 1e-5,
+                                  result(count), mean.get(), rstd.get(), threads};
+            intaglio_layer_norm(&layer);
+            const LayerNormGrad layer_grad{grad.get(), saved, type, scales, weight.get(), mean.get(), rstd.get(), samples * rows,
+                                           channels, result(count), threads};
+            intaglio_layer_norm_grad(&layer_grad);
+            for (int64_t function = 0; function < 3; ++function)
+                for (int64_t gated = 0; gated < 2; ++gated) {
+                    const Gated gate{gated ? wide.get() : x.get(), type, samples * rows, channels, function, gated, result(count), threads};
+                    intaglio_gated(&gate);
+                    const GatedGrad gate_grad{grad.get(), gated ? saved_wide : saved, type, scales, samples * rows, channels, function,
+                                              gated, result((1 + gated) * count), threads};
+                    intaglio_gated_grad(&gate_grad);
+                }
+        }
+        for (size_t i = 0; i < results.size() / 2; ++i) same = same && results[i] == results[i + results.size() / 2];
+    }
+    return same;
+}
+
 }  // namespace
 
 int main() {
     int wrong = 0, done = 0;
+    if (intaglio_best_level() > 0)
+        for (int64_t groups : {1, 3})
+            for (int64_t width : {1, 7, 22, 43})
+                for (int64_t rows : {1, 5, 67}) {
+                    wrong += !norms_and_gates<float>(2, rows, groups * width, groups);
+                    wrong += !norms_and_gates<uint16_t>(2, rows, groups * width, groups);
+                    done += 2;
+                }
     for (int64_t columns : {0, 1, 7, 31, 64, 65, 127, 257, 1031})
         for (int64_t rows : {1, 5, 67}) {
             wrong += !rows_and_sums<float>(3, rows, columns);

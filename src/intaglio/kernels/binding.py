@@ -1,4 +1,4 @@
-"""The C structures of `cpu/abi.h`, field by field, and the loaded library."""
+"""The C structures of `cpu/abi.h`, `norms.h` and `gated.h`, field by field, and the loaded library."""
 
 from __future__ import annotations
 
@@ -48,6 +48,31 @@ Rows = _structure(
 ColumnSums = _structure(
     "ColumnSums", a=_pointer, a_type=_int64, a_stride=_int64, b=_pointer, scale=_pointer, b_type=_int64,
     rows_per_scale=_int64, samples=_int64, rows=_int64, columns=_int64, sums=_pointer, threads=_int64,
+)  # fmt: skip
+GroupNorm = _structure(
+    "GroupNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, samples=_int64, rows=_int64, channels=_int64,
+    groups=_int64, eps=ctypes.c_double, silu=_int64, y=_pointer, mean=_pointer, rstd=_pointer, threads=_int64,
+)  # fmt: skip
+GroupNormGrad = _structure(
+    "GroupNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, bias=_pointer,
+    mean=_pointer, rstd=_pointer, samples=_int64, rows=_int64, channels=_int64, groups=_int64, silu=_int64,
+    grad_x=_pointer, grad_weight=_pointer, grad_bias=_pointer, threads=_int64,
+)  # fmt: skip
+LayerNorm = _structure(
+    "LayerNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, rows=_int64, columns=_int64,
+    eps=ctypes.c_double, y=_pointer, mean=_pointer, rstd=_pointer, threads=_int64,
+)  # fmt: skip
+LayerNormGrad = _structure(
+    "LayerNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, mean=_pointer,
+    rstd=_pointer, rows=_int64, columns=_int64, grad_x=_pointer, threads=_int64,
+)  # fmt: skip
+Gated = _structure(
+    "Gated", x=_pointer, type=_int64, rows=_int64, columns=_int64, function=_int64, gated=_int64, y=_pointer,
+    threads=_int64,
+)  # fmt: skip
+GatedGrad = _structure(
+    "GatedGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, rows=_int64, columns=_int64, function=_int64,
+    gated=_int64, grad_x=_pointer, threads=_int64,
 )  # fmt: skip
 
 TYPES = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2, torch.int8: 3}
@@ -130,6 +155,18 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def compiled(*tensors: Tensor | None) -> ctypes.CDLL | None:
     """The library, where these tensors are in its reach: on the CPU."""
     return library() if all(t is None or t.device.type == "cpu" for t in tensors) else None
+
+
+def compiled_at(level: str, *tensors: Tensor | None) -> ctypes.CDLL | None:
+    """The library, where it may use the instructions of `level` too and can read every tensor's dtype."""
+    kernels = compiled(*tensors)
+    if (
+        kernels is None
+        or _level[0] < LEVELS.index(level)
+        or any(t is not None and t.dtype not in TYPES for t in tensors)
+    ):
+        return None
+    return kernels
 
 
 def weight_of(

@@ -43,6 +43,9 @@ UNITS = {
     "rows_avx512.cpp": AVX512,
     "attention.cpp": AVX512_BF16,
     "attention_gradient.cpp": AVX512_BF16,
+    "group_norm_avx512.cpp": AVX512,
+    "layer_norm_avx512.cpp": AVX512,
+    "gated_avx512.cpp": AVX512,
 }
 """What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 

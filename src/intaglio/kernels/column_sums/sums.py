@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intaglio.errors import UserError
 from intaglio.kernels import binding
+from intaglio.kernels.operators import Operator
 
 
 def column_sums(a_BRC: Tensor, b_BRC: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
@@ -39,8 +40,7 @@ def column_sums(a_BRC: Tensor, b_BRC: Tensor | None = None, scale: Tensor | None
     return _column_sums(a_BRC if narrow else a_BRC.float(), b, scale)
 
 
-@torch.library.custom_op("intaglio::column_sums", mutates_args=())
-def _column_sums(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
+def _column_sums_compute(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
     kernels = binding.compiled(a, b, scale)
     samples, rows, columns = a.shape
     if kernels is None:
@@ -62,9 +62,11 @@ def _column_sums(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
     return sums
 
 
-@_column_sums.register_fake
-def _(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
+def _column_sums_fake(a: Tensor, b: Tensor | None, scale: Tensor | None) -> Tensor:
     return a.new_empty(a.shape[0], a.shape[2], dtype=torch.float32)
+
+
+_column_sums = Operator("intaglio::column_sums", _column_sums_compute, _column_sums_fake)
 
 
 def _evenly_spaced(a: Tensor) -> bool:

@@ -165,34 +165,11 @@ struct Quantizer {
     }
 };
 
-// 64 columns of the second operand of a sum, in the order of the blocks of A.
-inline Block codes_block(const bf16*, const int8_t* b, uint64_t mask) {
-    Block block;
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-        const __m256i bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(mask >> (32 * half)), b + 32 * half);
-        const __m512i words = _mm512_cvtepi16_epi32(bytes);  // an even column below an odd one, which has the sign
-        block.v[2 * half] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 24), 24));
-        block.v[2 * half + 1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 8));
-    }
-    return block;
-}
-inline Block codes_block(const float*, const int8_t* b, uint64_t mask) {
-    Block block;
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask >> (16 * i)), b + 16 * i);
-        block.v[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-    }
-    return block;
-}
-
 enum class Second { none, floats, codes };
 
 // part += the products of a few rows, added in order. `first_row` counts over all samples.
 template <typename A, Second B>
 inline void add_rows(const ColumnSums& s, int64_t first_row, int rows, float* part) {
-    const auto block_at = [](const A* p, int64_t left) { return left >= BLOCK ? load_block(p) : load_block(p, left); };
     for (int64_t c = 0; c < s.columns; c += BLOCK) {
         const int64_t left = s.columns - c;
         __m512 sum[4];
@@ -200,16 +177,14 @@ inline void add_rows(const ColumnSums& s, int64_t first_row, int rows, float* pa
         for (int i = 0; i < 4; ++i) sum[i] = _mm512_loadu_ps(part + c + 16 * i);
         for (int r = 0; r < rows; ++r) {
             const int64_t row = first_row + r;
-            Block a = block_at(static_cast<const A*>(s.a) + row * s.a_stride + c, left);
+            Block a = load_part(static_cast<const A*>(s.a) + row * s.a_stride + c, left);
             if (B != Second::none) {
                 const A* kind = nullptr;
                 Block b;
                 if (B == Second::codes)
                     b = codes_block(kind, static_cast<const int8_t*>(s.b) + row * s.columns + c, first(left));
-                else {
-                    const float* from = static_cast<const float*>(s.b) + row * s.columns + c;
-                    b = left >= BLOCK ? load_block(from) : load_block(from, left);
-                }
+                else
+                    b = load_part(static_cast<const float*>(s.b) + row * s.columns + c, left);
                 const __m512 scale = _mm512_set1_ps(s.scale ? s.scale[row / s.rows_per_scale] : 1.0f);
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; ++i) a.v[i] = _mm512_mul_ps(a.v[i], _mm512_mul_ps(b.v[i], scale));

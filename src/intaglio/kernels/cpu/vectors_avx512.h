@@ -48,6 +48,69 @@ static inline Block load_block(const float* p, int64_t count) {
     return block;
 }
 
+// As many as are left of a row, 64 at most.
+template <typename T>
+inline Block load_part(const T* p, int64_t left) {
+    return left >= BLOCK ? load_block(p) : load_block(p, left);
+}
+
+// 64 codes as floats, in the order of the blocks of the first argument's type; zeros where the mask has none.
+static inline Block codes_block(const bf16*, const int8_t* b, uint64_t mask) {
+    Block block;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+        const __m256i bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(mask >> (32 * half)), b + 32 * half);
+        const __m512i words = _mm512_cvtepi16_epi32(bytes);  // an even column below an odd one, which has the sign
+        block.v[2 * half] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 24), 24));
+        block.v[2 * half + 1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 8));
+    }
+    return block;
+}
+static inline Block codes_block(const float*, const int8_t* b, uint64_t mask) {
+    Block block;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask >> (16 * i)), b + 16 * i);
+        block.v[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    }
+    return block;
+}
+
+// To bfloat16, nearest, ties to even, in the upper half of each lane. NaN stays NaN.
+static inline __m512i rounded_words(__m512 v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    return _mm512_mask_mov_epi32(up, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+}
+
+static inline __m512i words_of(__m512 even, __m512 odd) {
+    const __m512i low = _mm512_srli_epi32(rounded_words(even), 16);
+    return _mm512_mask_mov_epi16(low, 0xaaaaaaaa, rounded_words(odd));
+}
+
+// As many as are left of a row, 64 at most; nothing past them is written.
+static inline void store_part(bf16* p, const Block& x, int64_t left) {
+    const __m512i a = words_of(x.v[0], x.v[1]), b = words_of(x.v[2], x.v[3]);
+    if (left >= BLOCK) {
+        _mm512_storeu_si512(p, a);
+        _mm512_storeu_si512(p + 32, b);
+        return;
+    }
+    const uint64_t mask = first(left);
+    _mm512_mask_storeu_epi16(p, static_cast<__mmask32>(mask), a);
+    if (left > 32) _mm512_mask_storeu_epi16(p + 32, static_cast<__mmask32>(mask >> 32), b);
+}
+static inline void store_part(float* p, const Block& x, int64_t left) {
+    const uint64_t mask = first(left);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+        if (left >= BLOCK)
+            _mm512_storeu_ps(p + 16 * i, x.v[i]);
+        else
+            _mm512_mask_storeu_ps(p + 16 * i, static_cast<__mmask16>(mask >> (16 * i)), x.v[i]);
+}
+
 // The 32-bit lanes of a block, each within -128..127, as 64 codes in the order of columns.
 static inline __m512i codes_of(const bf16*, const __m512i v[4]) {
     alignas(64) static const int16_t LOW_WORDS[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,

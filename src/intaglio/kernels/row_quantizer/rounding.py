@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intaglio.errors import UserError
 from intaglio.kernels import binding
+from intaglio.kernels.operators import Operator
 from intaglio.kernels.row_quantizer.definition import round_rows
 
 
@@ -48,8 +49,7 @@ def dequantize_rows(codes_GRC: Tensor, scale_G: Tensor) -> Tensor:
     return codes_GRC * scale_G[:, None, None]
 
 
-@torch.library.custom_op("intaglio::quantize_rows", mutates_args=())
-def _quantize_rows(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int) -> tuple[Tensor, Tensor]:
+def _quantize_rows_compute(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int) -> tuple[Tensor, Tensor]:
     kernels = binding.compiled(x, factor)
     if kernels is None:
         return round_rows(x, factor, seed if stochastic else None)
@@ -68,6 +68,8 @@ def _quantize_rows(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int
     return codes, scale
 
 
-@_quantize_rows.register_fake
-def _(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int) -> tuple[Tensor, Tensor]:
+def _quantize_rows_fake(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
+
+
+_quantize_rows = Operator("intaglio::quantize_rows", _quantize_rows_compute, _quantize_rows_fake)

@@ -1,0 +1,152 @@
+// GELU, its tanh twin and SiLU, alone or as a gate, for AVX-512.
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "functions_avx512.h"
+#include "gated.h"
+#include "vectors_avx512.h"
+
+namespace intaglio {
+namespace {
+
+enum class Function { gelu, gelu_tanh, silu };
+
+constexpr float ROOT_1_2PI = 0.39894228f;  // sqrt(1 / (2 pi))
+constexpr float ROOT_8_PI = 1.59576912f;   // 2 sqrt(2 / pi)
+constexpr float CUBIC = 0.044715f;
+
+struct Value {
+    __m512 f, slope;
+};
+
+// f(g), and f'(g) where it is asked for.
+template <Function F>
+inline Value value_of(__m512 g, bool slope) {
+    const __m512 one = constant(1.0f);
+    if (F == Function::gelu) {
+        const Normal n = normal(g);
+        Value v{_mm512_mul_ps(g, n.cumulative), one};
+        if (slope) v.slope = _mm512_fmadd_ps(_mm512_mul_ps(g, n.exponential), constant(ROOT_1_2PI), n.cumulative);
+        return v;
+    }
+    const __m512 square = _mm512_min_ps(constant(1e4f), _mm512_mul_ps(g, g));  // beyond 100 all is 0 or g
+    const __m512 t = F == Function::silu ? g
+                                         : _mm512_mul_ps(_mm512_mul_ps(g, constant(ROOT_8_PI)),
+                                                         _mm512_fmadd_ps(square, constant(CUBIC), one));
+    const __m512 s = sigmoid(t);  // f = g s(t), f' = s + g s (1 - s) t'
+    Value v{_mm512_mul_ps(g, s), one};
+    if (slope) {
+        __m512 rest = _mm512_mul_ps(v.f, _mm512_sub_ps(one, s));
+        if (F == Function::gelu_tanh)
+            rest = _mm512_mul_ps(rest, _mm512_mul_ps(constant(ROOT_8_PI), _mm512_fmadd_ps(square, constant(3 * CUBIC), one)));
+        v.slope = _mm512_add_ps(s, rest);
+    }
+    return v;
+}
+
+template <typename T, Function F, bool Gate>
+void forward(const Gated& n) {
+    const int64_t width = (Gate ? 2 : 1) * n.columns;
+#pragma omp parallel for num_threads(n.threads) schedule(static) if (n.threads > 1)
+    for (int64_t row = 0; row < n.rows; ++row) {
+        const T* x = static_cast<const T*>(n.x) + row * width;
+        T* y = static_cast<T*>(n.y) + row * n.columns;
+        for (int64_t c = 0; c < n.columns; c += BLOCK) {
+            const int64_t left = n.columns - c;
+            Block g = load_part(x + (Gate ? n.columns : 0) + c, left);
+            const Block a = Gate ? load_part(x + c, left) : g;
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+                const __m512 f = value_of<F>(g.v[i], false).f;
+                g.v[i] = Gate ? _mm512_mul_ps(a.v[i], f) : f;
+            }
+            store_part(y + c, g, left);
+        }
+    }
+}
+
+// 64 columns of x from `start`, one part of a row whose codes have the scale number `part`.
+template <typename T, bool Codes>
+Block load_x(const GatedGrad& n, int64_t start, int64_t left, int64_t part) {
+    if (!Codes) return load_part(static_cast<const T*>(n.x) + start, left);
+    const T* kind = nullptr;
+    Block x = codes_block(kind, static_cast<const int8_t*>(n.x) + start, first(left));
+    const __m512 scale = constant(n.scale[part]);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) x.v[i] = _mm512_mul_ps(x.v[i], scale);
+    return x;
+}
+
+template <typename T, bool Codes, Function F, bool Gate>
+void backward(const GatedGrad& n) {
+    constexpr int64_t PARTS = Gate ? 2 : 1;
+#pragma omp parallel for num_threads(n.threads) schedule(static) if (n.threads > 1)
+    for (int64_t row = 0; row < n.rows; ++row) {
+        const T* grad = static_cast<const T*>(n.grad) + row * n.columns;
+        for (int64_t c = 0; c < n.columns; c += BLOCK) {
+            const int64_t left = n.columns - c, last = row * PARTS + PARTS - 1;
+            Block dy = load_part(grad + c, left), g = load_x<T, Codes>(n, last * n.columns + c, left, last), a, da;
+            if (Gate) a = load_x<T, Codes>(n, row * PARTS * n.columns + c, left, row * PARTS);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+                const Value v = value_of<F>(g.v[i], true);
+                if (Gate) {
+                    da.v[i] = _mm512_mul_ps(dy.v[i], v.f);
+                    dy.v[i] = _mm512_mul_ps(dy.v[i], a.v[i]);
+                }
+                g.v[i] = _mm512_mul_ps(dy.v[i], v.slope);
+            }
+            T* to = static_cast<T*>(n.grad_x);
+            if (Gate) store_part(to + row * PARTS * n.columns + c, da, left);
+            store_part(to + last * n.columns + c, g, left);
+        }
+    }
+}
+
+template <typename T, Function F>
+void forward(const Gated& n) {
+    n.gated ? forward<T, F, true>(n) : forward<T, F, false>(n);
+}
+
+template <typename T>
+void forward(const Gated& n) {
+    if (n.function == 0)
+        forward<T, Function::gelu>(n);
+    else if (n.function == 1)
+        forward<T, Function::gelu_tanh>(n);
+    else
+        forward<T, Function::silu>(n);
+}
+
+template <typename T, Function F>
+void backward(const GatedGrad& n) {
+    if (n.scale)
+        n.gated ? backward<T, true, F, true>(n) : backward<T, true, F, false>(n);
+    else
+        n.gated ? backward<T, false, F, true>(n) : backward<T, false, F, false>(n);
+}
+
+template <typename T>
+void backward(const GatedGrad& n) {
+    if (n.function == 0)
+        backward<T, Function::gelu>(n);
+    else if (n.function == 1)
+        backward<T, Function::gelu_tanh>(n);
+    else
+        backward<T, Function::silu>(n);
+}
+
+}  // namespace
+}  // namespace intaglio
+
+extern "C" void intaglio_gated(const Gated* gated) {
+    using namespace intaglio;
+    gated->type == 1 ? forward<float>(*gated) : forward<bf16>(*gated);
+}
+
+extern "C" void intaglio_gated_grad(const GatedGrad* grad) {
+    using namespace intaglio;
+    grad->type == 1 ? backward<float>(*grad) : backward<bf16>(*grad);
+}

@@ -1,0 +1,76 @@
+// Group norm and layer norm, forward and backward: plain C, as `abi.h`. AVX-512 only (`level.h`).
+#pragma once
+#include <cstdint>
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// z = (x - mean) * rstd * weight + bias, mean and 1 / sqrt(variance + eps) of a sample's group of neighbouring channels
+// over all its rows; y = z, or z * sigmoid(z).
+struct GroupNorm {
+    const void* x;        // (samples, rows, channels), dense
+    int64_t type;         // of x and y. 1: float32, 2: bfloat16
+    const float* weight;  // (channels), or null for 1
+    const float* bias;    // (channels), or null for 0
+    int64_t samples, rows, channels, groups;
+    double eps;
+    int64_t silu;         // 0: y = z, 1: y = z * sigmoid(z)
+    void* y;              // like x
+    float* mean;          // (samples, groups)
+    float* rstd;          // (samples, groups)
+    int64_t threads;
+};
+
+void intaglio_group_norm(const struct GroupNorm* norm);
+
+struct GroupNormGrad {
+    const void* grad;     // of y; (samples, rows, channels), dense
+    const void* x;        // of the same type, or int8 with `scale`
+    int64_t type;         // of grad and grad_x. 1: float32, 2: bfloat16
+    const float* scale;   // (samples * rows), or null: x is not int8
+    const float* weight;
+    const float* bias;
+    const float* mean;
+    const float* rstd;
+    int64_t samples, rows, channels, groups;
+    int64_t silu;
+    void* grad_x;         // like grad
+    float* grad_weight;   // (channels)
+    float* grad_bias;     // (channels)
+    int64_t threads;
+};
+
+void intaglio_group_norm_grad(const struct GroupNormGrad* grad);
+
+// The same over the columns of each row, without SiLU.
+struct LayerNorm {
+    const void* x;        // (rows, columns), dense
+    int64_t type;
+    const float* weight;  // (columns), or null for 1
+    const float* bias;    // (columns), or null for 0
+    int64_t rows, columns;
+    double eps;
+    void* y;
+    float* mean;          // (rows)
+    float* rstd;          // (rows)
+    int64_t threads;
+};
+
+void intaglio_layer_norm(const struct LayerNorm* norm);
+
+struct LayerNormGrad {
+    const void* grad;
+    const void* x;        // of the same type, or int8 with `scale`
+    int64_t type;
+    const float* scale;   // (rows), or null: x is not int8
+    const float* weight;
+    const float* mean;
+    const float* rstd;
+    int64_t rows, columns;
+    void* grad_x;
+    int64_t threads;
+};
+
+void intaglio_layer_norm_grad(const struct LayerNormGrad* grad);
+}
+#pragma GCC visibility pop

@@ -1,0 +1,172 @@
+"""Group norm and its gradient, by the fastest path."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from intaglio.errors import UserError
+from intaglio.kernels import binding
+from intaglio.kernels.dtypes import compute_dtype, float32
+from intaglio.kernels.group_norm.definition import gradient, normalize, statistics
+from intaglio.kernels.operators import Operator
+from intaglio.kernels.row_quantizer import Keep, check_keep, kept, value_of
+
+
+def group_norm(
+    x_BCHW: Tensor,
+    groups: int,
+    weight_C: Tensor | None = None,
+    bias_C: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    silu: bool = False,
+    keep: Keep = "input",
+) -> Tensor:
+    """`z = (x - mean) rstd w + b` over groups of neighbouring channels, as `F.group_norm`; `z sigmoid(z)` if `silu`.
+
+    Autograd keeps `x`, and two numbers for each sample's group, whatever stands behind the norm.
+
+    Args:
+        x_BCHW: float (B, C, H, W) of any strides; channels-last is read as it lies.
+        weight_C, bias_C: float (C,); None for 1 and 0.
+        keep: `codes` keeps `x` as INT8 codes with a scale per pixel; without a difference in what is computed forward.
+
+    Returns:
+        (B, C, H, W), channels-last, in the dtype of `x`.
+
+    Raises:
+        UserError: a shape that does not fit, or no float.
+    """
+    check_keep(keep)
+    shapes = [None if t is None else tuple(t.shape) for t in (x_BCHW, weight_C, bias_C)]
+    channels = x_BCHW.shape[1] if x_BCHW.ndim == 4 else 0
+    if (
+        x_BCHW.ndim != 4
+        or not x_BCHW.is_floating_point()
+        or groups < 1
+        or channels % groups
+        or any(s is not None and s != (channels,) for s in shapes[1:])
+    ):
+        raise UserError(
+            f"group_norm: x {x_BCHW.dtype} {shapes[0]} in {groups} groups, weight {shapes[1]}, bias {shapes[2]}; "
+            "expected float (B, C, H, W) with C a multiple of groups, and (C,) twice or None"
+        )
+    return _GroupNorm.apply(x_BCHW, weight_C, bias_C, groups, eps, silu, keep)
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, keep: Keep
+    ) -> Tensor:
+        rows = _pixels(x)
+        y, mean, rstd = _group_norm(rows, weight, bias, groups, eps, silu)
+        if any(ctx.needs_input_grad[:3]):
+            saved, scale = kept(rows.flatten(0, 1), keep)
+            ctx.silu, ctx.shape = silu, x.shape
+            ctx.save_for_backward(saved.view(rows.shape), scale, mean, rstd, weight, bias)
+        return _from_pixels(y, x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, scale, mean, rstd, weight, bias = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_x, grad_weight, grad_bias = _group_norm_grad(_pixels(grad), x, scale, mean, rstd, weight, bias, ctx.silu)
+        return (
+            _from_pixels(grad_x, ctx.shape) if need_x else None,
+            grad_weight.to(weight.dtype) if need_weight else None,
+            grad_bias.to(bias.dtype) if need_bias else None,
+            *(None,) * 4,
+        )
+
+
+def _pixels(x_BCHW: Tensor) -> Tensor:
+    """(B, H * W, C), dense: a view of a channels-last picture."""
+    return x_BCHW.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+
+
+def _from_pixels(y_BRC: Tensor, shape: torch.Size) -> Tensor:
+    return y_BRC.unflatten(1, shape[2:]).permute(0, 3, 1, 2)
+
+
+def _group_norm_compute(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = binding.compiled_at("avx512", x)
+    if kernels is None:
+        mean, rstd = statistics(x, groups, eps)
+        return normalize(x, mean, rstd, weight, bias, silu).to(x.dtype), mean, rstd
+    samples, rows, channels = x.shape
+    weight, bias = float32(weight), float32(bias)
+    y = torch.empty_like(x)
+    mean, rstd = (x.new_empty(samples, groups, dtype=torch.float32) for _ in range(2))
+    call = binding.GroupNorm(
+        x=binding.address(x), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
+        samples=samples if rows else 0, rows=rows, channels=channels, groups=groups, eps=eps, silu=silu,
+        y=binding.address(y), mean=binding.address(mean), rstd=binding.address(rstd), threads=torch.get_num_threads(),
+    )  # fmt: skip
+    kernels.intaglio_group_norm(ctypes.byref(call))
+    return y, mean, rstd
+
+
+def _group_norm_fake(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, rstd = (x.new_empty(x.shape[0], groups, dtype=compute_dtype(x)) for _ in range(2))
+    return torch.empty_like(x), mean, rstd
+
+
+_group_norm = Operator("intaglio::group_norm", _group_norm_compute, _group_norm_fake)
+
+
+def _group_norm_grad_compute(
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = binding.compiled_at("avx512", grad, mean)
+    if kernels is None:
+        x = value_of(x.flatten(0, 1), scale, mean.dtype).view(x.shape)
+        grad_x, grad_weight, grad_bias = gradient(grad, x, mean, rstd, weight, bias, silu)
+        return grad_x.to(grad.dtype), grad_weight, grad_bias
+    samples, rows, channels = x.shape
+    weight, bias = float32(weight), float32(bias)
+    grad_x = torch.empty_like(grad)
+    grad_weight, grad_bias = (x.new_zeros(channels, dtype=torch.float32) for _ in range(2))
+    call = binding.GroupNormGrad(
+        grad=binding.address(grad), x=binding.address(x), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
+        weight=binding.address(weight), bias=binding.address(bias), mean=binding.address(mean),
+        rstd=binding.address(rstd), samples=samples if rows else 0, rows=rows, channels=channels,
+        groups=mean.shape[1], silu=silu, grad_x=binding.address(grad_x), grad_weight=binding.address(grad_weight),
+        grad_bias=binding.address(grad_bias), threads=torch.get_num_threads(),
+    )  # fmt: skip
+    kernels.intaglio_group_norm_grad(ctypes.byref(call))
+    return grad_x, grad_weight, grad_bias
+
+
+def _group_norm_grad_fake(
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_weight, grad_bias = (mean.new_empty(x.shape[2]) for _ in range(2))
+    return torch.empty_like(grad), grad_weight, grad_bias
+
+
+_group_norm_grad = Operator("intaglio::group_norm_grad", _group_norm_grad_compute, _group_norm_grad_fake)

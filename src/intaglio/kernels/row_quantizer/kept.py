@@ -1,0 +1,34 @@
+"""What an operation keeps of its input between forward and backward: the tensor itself, or INT8 codes of its rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from intaglio.errors import UnknownChoice
+from intaglio.kernels.row_quantizer.rounding import quantize_rows
+
+Keep = Literal["input", "codes"]
+"""`input`: the tensor, by reference. `codes`: INT8, one scale a row; half of bfloat16, at most 1/254 of the largest
+element of the row away."""
+KEEPS = ("input", "codes")
+
+
+def check_keep(keep: str) -> None:
+    if keep not in KEEPS:
+        raise UnknownChoice("keep", keep, KEEPS)
+
+
+def kept(x_MC: Tensor, keep: str) -> tuple[Tensor, Tensor | None]:
+    """`x` (M, C) as it is saved: itself and None, or codes int8 (M, C) and scale float32 (M,)."""
+    if keep == "input":
+        return x_MC, None
+    codes, scale = quantize_rows(x_MC[:, None])
+    return codes[:, 0], scale
+
+
+def value_of(saved_MC: Tensor, scale_M: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What was saved, (M, C) of `dtype`."""
+    return saved_MC.to(dtype) if scale_M is None else saved_MC.to(dtype) * scale_M.to(dtype)[:, None]
