@@ -39,6 +39,9 @@ UNITS = {
     "product_avx512.cpp": AVX512,
     "rows.cpp": AVX2,
     "rows_avx512.cpp": AVX512,
+    "codes.cpp": AVX512,
+    "low_rank.cpp": AVX512,
+    "token_sums.cpp": AVX512,
     "attention.cpp": AVX512_BF16,
     "attention_gradient.cpp": AVX512_BF16,
 }
