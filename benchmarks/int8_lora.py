@@ -1,10 +1,12 @@
 """What training LoRA in integers costs in precision, on the embedded base and the sample photos.
 
-    python benchmarks/int8_lora.py errors    # rounding errors of one step, by setting: minutes
-    python benchmarks/int8_lora.py losses    # 300 steps of each setting against qlora on the same base: an hour or more
-    python benchmarks/int8_lora.py sweep     # the same for 8 to 4 bits of weights, activations, gradients: a night
+    python benchmarks/int8_lora.py errors       # rounding errors of one step, by setting: minutes
+    python benchmarks/int8_lora.py losses       # 300 steps of each setting against qlora on the same base: ten minutes
+    python benchmarks/int8_lora.py sweep        # the same for 8 to 4 bits of weights, activations, gradients: an hour
+    python benchmarks/int8_lora.py stability    # 2,000 steps
 
-Writes benchmarks/results/int8_lora_<part>.md. Every run has the same seed: the same start, data, noise and timesteps.
+Writes benchmarks/results/int8_lora_<part>.md, after every row. Runs of one file have the same seed: the same start,
+data, noise and timesteps.
 """
 
 from __future__ import annotations
@@ -13,9 +15,14 @@ import argparse
 import dataclasses
 import math
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from accelerate.state import AcceleratorState
+
+from intaglio.errors import UserError
 from intaglio.evaluation.subject import sample_cat
 from intaglio.layers.gemm_errors import GEMMS, layer_errors
 from intaglio.training.diagnose import capture
@@ -35,42 +42,75 @@ VARIANTS: dict[str, dict] = {
     "gradients 4 bits": {"gradient_bits": 4},
     "gradients 4 bits, stochastic": {"gradient_bits": 4, "rounding": "stochastic"},
 }
-"""For the errors of one step and for the losses."""
-SWEEP = {
-    f"{what} {bits} bits, {rounding}, by {granularity}": {
-        ("base" if what == "weights" else f"{what[:-1]}_bits"): (f"int{bits}" if what == "weights" else bits),
-        "rounding": rounding,
-        "granularity": granularity,
-    }
-    for what in ("weights", "activations", "gradients")
-    for bits in (8, 7, 6, 5, 4)
-    for rounding in ("nearest", "stochastic")
-    for granularity in ("token", "tensor")
+"""For the errors of one step."""
+LOSSES: dict[str, dict] = {
+    "8 bits, float scales": {},
+    "power-of-two scales": {"scale": "power_of_two"},
+    "power-of-two scales, stochastic": {"scale": "power_of_two", "rounding": "stochastic"},
+    "separate gradient": {"separate_gradient": True},
+    "one scale a tensor": {"granularity": "tensor"},
+    "yardstick: qlora in bfloat16": {"method": "qlora", "mixed_precision": "bf16"},
 }
 
 
-def recipe(folder: Path, steps: int, batch_size: int, **options: object) -> Recipe:
-    task = sample_cat()
+def _sweep() -> dict[str, dict]:
+    """Each tensor alone, then all three; rounding and granularity where that tensor has them."""
+    nearest, by_token = {"rounding": "nearest"}, {"granularity": "token"}
+    stochastic, by_tensor = {"rounding": "stochastic"}, {"granularity": "tensor"}
+    four = [nearest | by_token, nearest | by_tensor, stochastic | by_token, stochastic | by_tensor]
+    found = {_title("all 8 bits", how): how for how in four}
+    for bits in (4, 5, 6):
+        own = {"weights": {"base": f"int{bits}"}, "activations": {"activation_bits": bits}}
+        own |= {"gradients": {"gradient_bits": bits}}
+        own |= {"all": {k: v for options in own.values() for k, v in options.items()}}
+        ways = {"weights": four[:1], "activations": four[:1], "gradients": four[:3:2], "all": four[:3:2]}
+        if bits == 4:  # where it may break
+            ways |= {"activations": four[:2], "gradients": four}
+        found |= {_title(f"{what} {bits} bits", how): own[what] | how for what in own for how in ways[what]}
+    return found
+
+
+def _title(what: str, how: dict[str, str]) -> str:
+    return f"{what}, {how['rounding']}, by {how['granularity']}"
+
+
+SWEEP = _sweep()
+STABILITY = {title: LOSSES[title] for title in ("8 bits, float scales", "power-of-two scales")}
+
+
+@dataclass(frozen=True)
+class Task:
+    steps: int
+    batch_size: int
+    seed: int
+    data: Path
+    """A folder of photos."""
+    prompt: str | None
+    """None where the folder has captions."""
+
+
+def recipe(task: Task, folder: Path, **options: object) -> Recipe:
     values = {
-        "instance_data_dir": task.train_folder,
-        "instance_prompt": task.instance_prompt,
+        "instance_data_dir": task.data,
+        "instance_prompt": task.prompt,
         "output_dir": folder,
-        "max_train_steps": steps,
-        "train_batch_size": batch_size,
+        "max_train_steps": task.steps,
+        "train_batch_size": task.batch_size,
+        "seed": task.seed,
         "report_to": "tensorboard",
     }
     return Recipe.model_validate({**values, **options})
 
 
-def errors(steps: int, batch_size: int) -> list[str]:
+def errors(task: Task, write: Callable[[list[str]], None]) -> None:
     """Each setting on the same inputs, gradients and pairs."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = recipe(Path(folder), steps, batch_size, method="int8_lora")
-        layers, captured = capture(chosen, warmup=steps, batches=1)
+        chosen = recipe(task, Path(folder), method="int8_lora")
+        layers, captured = capture(chosen, warmup=task.steps, batches=1)
     lines = [
-        f"Medians over {len(layers)} layers after {steps} steps of {batch_size} pictures. A product's figure is the "
-        "relative error of its own rounding, noise over signal; of the adapter's gradients the whole error, "
-        "sqrt(2 - 2 cosine).",
+        f"Medians over {len(layers)} layers after {task.steps} steps of {task.batch_size} pictures. A product's "
+        "figure is the relative error of its own rounding, noise over signal; of the adapter's gradients the whole "
+        "error, sqrt(2 - 2 cosine).",
         "",
         f"| setting | {' | '.join(GEMMS)} | grad x | grad A | grad B |",
         "|" + "---|" * (len(GEMMS) + 4),
@@ -85,14 +125,15 @@ def errors(steps: int, batch_size: int) -> list[str]:
         products = [median(10 ** (-e.sqnr_db[g] / 20) for e in found) for g in GEMMS]
         gradients = [median(math.sqrt(max(0.0, 2 - 2 * e.cosine[k])) for e in found) for k in "xab"]
         lines.append(f"| {title} | {' | '.join(f'{100 * v:.2f} %' for v in (*products, *gradients))} |")
-    return lines
+    write(lines)
 
 
-def losses(steps: int, batch_size: int, variants: dict[str, dict]) -> list[str]:
+def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], None]) -> None:
     """Mean |difference| / loss over all steps, and the loss on the fixed set, against qlora on the same base."""
     twins: dict[str, tuple[list[float], float]] = {}
     lines = [
-        f"{steps} steps of {batch_size} pictures, seed 0. Float twin: qlora on the same base.",
+        f"{task.steps} steps of {task.batch_size} pictures, seed {task.seed}. Float twin: qlora on the same base; its "
+        "loss tells what the base's own bits cost.",
         "",
         "| setting | mean abs. difference / loss | loss on the fixed set | float twin's |",
         "|---|---|---|---|",
@@ -100,50 +141,98 @@ def losses(steps: int, batch_size: int, variants: dict[str, dict]) -> list[str]:
     for title, options in variants.items():
         base = options.get("base", "int8")
         if base not in twins:
-            twins[base] = run(steps, batch_size, method="qlora", base=base)
-        curve, last = run(steps, batch_size, method="int8_lora", **{"base": base, **options})
+            twins[base] = run(task, method="qlora", base=base)
+        curve, last = run(task, **{"method": "int8_lora", "base": base, **options})
         twin, twin_last = twins[base]
         difference = fmean(abs(a - b) / b for a, b in zip(curve, twin, strict=True))
         lines.append(f"| {title} | {difference:.3%} | {last:.5f} | {twin_last:.5f} |")
-        print(lines[-1], flush=True)
-    return lines
+        write(lines)
 
 
-def run(steps: int, batch_size: int, **options: object) -> tuple[list[float], float]:
-    """The loss of every step, from the log, and the last one on the fixed set."""
+def stability(task: Task, variants: dict[str, dict], write: Callable[[list[str]], None]) -> None:
+    """The mean loss of every twentieth part of a long run."""
+    curves = {"qlora": run(task, method="qlora", base="int8")}
+    for title, options in variants.items():
+        curves[title] = run(task, method="int8_lora", **{"base": "int8", **options})
+    width = max(1, task.steps // 20)
+    lines = [
+        f"{task.steps} steps of {task.batch_size} pictures of {task.data.name}, seed {task.seed}: mean loss of each "
+        f"{width} steps, and on the fixed set at the end.",
+        "",
+        f"| steps | {' | '.join(curves)} |",
+        "|" + "---|" * (len(curves) + 1),
+    ]
+    for start in range(0, task.steps, width):
+        means = [f"{fmean(curve[start : start + width]):.4f}" for curve, _ in curves.values()]
+        lines.append(f"| {start + 1} .. {start + width} | {' | '.join(means)} |")
+    lines.append(f"| fixed set | {' | '.join(f'{last:.5f}' for _, last in curves.values())} |")
+    write(lines)
+
+
+def run(task: Task, **options: object) -> tuple[list[float], float]:
+    """The loss of every step, from the log, and the last one on the fixed set; not a number where training stopped."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with tempfile.TemporaryDirectory() as name:
-        summary = train(recipe(Path(name), steps, batch_size, **options))
+        # One process trains in several precisions.
+        AcceleratorState._reset_state()
+        try:
+            last = train(recipe(task, Path(name), **options)).loss_last
+        except UserError as error:
+            print(error)
+            last = math.nan
         log = EventAccumulator(name + "/logs/train", size_guidance={"scalars": 0})
         log.Reload()
-        return [event.value for event in log.Scalars("loss")], summary.loss_last
+        curve = [event.value for event in log.Scalars("loss")]
+        return curve + [math.nan] * (task.steps - len(curve)), last
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["errors", "losses", "sweep"])
-    parser.add_argument("--steps", type=int, help="[20 of errors, else 300]")
+    parser.add_argument("part", choices=["errors", "losses", "sweep", "stability"])
+    parser.add_argument("--steps", type=int, help="[20 of errors, 2000 of stability, else 300]")
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--settings", nargs="+", help="only these, of losses or sweep")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", nargs="+", help="only these")
+    parser.add_argument("--data", type=Path, help="folder of photos with captions [the sample cat]")
     arguments = parser.parse_args()
-    if arguments.part == "errors":
-        lines = errors(arguments.steps or 20, arguments.batch_size)
-    else:
-        variants = VARIANTS if arguments.part == "losses" else SWEEP
-        chosen = {title: variants[title] for title in arguments.settings or variants}
-        lines = losses(arguments.steps or 300, arguments.batch_size, chosen)
+    cat = sample_cat()
+    task = Task(
+        arguments.steps or {"errors": 20, "stability": 2000}.get(arguments.part, 300),
+        arguments.batch_size,
+        arguments.seed,
+        arguments.data or cat.train_folder,
+        None if arguments.data else cat.instance_prompt,
+    )
+    words = [arguments.part]
+    for name in ("steps", "batch_size", "seed", "data"):
+        if getattr(arguments, name) != parser.get_default(name):
+            words += [f"--{name}", str(getattr(arguments, name))]
+    if arguments.settings:
+        words += ["--settings", *map(repr, arguments.settings)]
     path = Path(__file__).parent / "results" / f"int8_lora_{arguments.part}.md"
     path.parent.mkdir(exist_ok=True)
-    command = f"python benchmarks/int8_lora.py {arguments.part}"
-    command += f" --steps {arguments.steps}" if arguments.steps else ""
-    command += f" --batch_size {arguments.batch_size}"
-    command += (
-        "".join(f" {word}" for word in ["--settings", *map(repr, arguments.settings)]) if arguments.settings else ""
-    )
-    text = "\n".join([f"# int8_lora: {arguments.part}", "", f"`{command}`", "", *lines, ""])
-    path.write_text(text, encoding="utf-8")
-    print(text)
+
+    def write(lines: list[str]) -> None:
+        text = "\n".join(
+            [
+                f"# int8_lora: {arguments.part}",
+                "",
+                f"`python benchmarks/int8_lora.py {' '.join(words)}`",
+                "",
+                *lines,
+                "",
+            ]
+        )
+        path.write_text(text, encoding="utf-8")
+        print(lines[-1], flush=True)
+
+    if arguments.part == "errors":
+        errors(task, write)
+        return
+    variants = {"losses": LOSSES, "sweep": SWEEP, "stability": STABILITY}[arguments.part]
+    chosen = {title: variants[title] for title in arguments.settings or variants}
+    (stability if arguments.part == "stability" else losses)(task, chosen, write)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ CONTESTANTS = {
     ),
     "qlora-int8": Contestant("qlora int8, integer products, bfloat16", "qlora", {"base": "int8", **BOTH}, "bfloat16"),
     "qlora-nf4": Contestant("qlora nf4, integer products, bfloat16", "qlora", {"base": "nf4", **BOTH}, "bfloat16"),
+    "int8_lora": Contestant("int8_lora, bfloat16", "int8_lora", {"base": "int8"}, "bfloat16"),
+    "int8_lora-int4": Contestant("int8_lora over int4, bfloat16", "int8_lora", {"base": "int4"}, "bfloat16"),
+    "int8_lora-shifts": Contestant(
+        "int8_lora, power-of-two scales, bfloat16", "int8_lora", {"base": "int8", "scale": "power_of_two"}, "bfloat16"
+    ),
     "tuneqdm": Contestant("tuneqdm int4, float products", "tuneqdm", {"base": "int4"}),
     "tuneqdm-int": Contestant(
         "tuneqdm int4, integer products, bfloat16", "tuneqdm", {"base": "int4", **BOTH}, "bfloat16"

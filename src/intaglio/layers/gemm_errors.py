@@ -56,7 +56,7 @@ def layer_errors(layer: IntegerLoraLayer, x: Tensor, grad: Tensor) -> LayerError
     rows = channels_last_rows(x.detach().double(), shape)
     if base.input_scale is not None:
         rows = rows * base.input_scale
-    groups = row_groups(rows, x.shape, layer)
+    groups = row_groups(x, layer)
     g = channels_last_rows(grad.detach().double(), shape)
 
     def by_group(

@@ -6,6 +6,7 @@ scales this layer equals it bit for bit, and with float scales it computes the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +15,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
-from intaglio.kernels.int8_matmul import MAX_REDUCTION, int8_matmul, int8_matmul_transposed
+from intaglio.kernels.codes import codes_by_column, codes_by_group
+from intaglio.kernels.int8_matmul import MAX_REDUCTION
+from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
 from intaglio.kernels.row_quantizer import quantize_rows
+from intaglio.kernels.weight_product import IntegerWeight, weight_product
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.patches import channels_last_rows, fold, from_channels_last_rows, output_shape, unfold
-from intaglio.quantizers.activations import quantize_columns, quantize_groups, seed_of
+from intaglio.layers.patches import (
+    channels_last_rows,
+    from_channels_last_rows,
+    is_pointwise,
+    output_shape,
+    pixels,
+    unfold,
+    window,
+)
+from intaglio.quantizers.activations import quantize_groups, seed_of
 from intaglio.quantizers.formats import Format
 from intaglio.quantizers.packing import unpack_nibbles
 from intaglio.quantizers.quantize import to_rows
@@ -113,80 +125,132 @@ class IntegerStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, lora_a: Tensor, lora_b: Tensor, layer: IntegerLoraLayer) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         base, how = layer.base, layer.how
         assert isinstance(base, QuantizedLayer)
-        shape, power_of_two = base.geometry, how.power_of_two
-        ctx.layer, ctx.input_shape, ctx.dtype = layer, x.shape, x.dtype
-        rows = channels_last_rows(x.float(), shape)
-        groups = row_groups(rows, x.shape, layer)
-        x_codes, x_scale = _round_rows(rows, base.input_scale, how.activation_bits, groups, power_of_two)
+        shape, bits = base.geometry, how.activation_bits
+        groups = row_groups(x, layer)
+        x_codes, x_scale = _round_rows(channels_last_rows(x, shape), base.input_scale, bits, groups, how)
         _check_finite(x_scale, "input", layer)
-
-        a_rows = to_rows(lora_a) * layer.scaling
-        a, a_scale = quantize_groups(a_rows, ADAPTER_BITS, layer.rank, power_of_two=power_of_two)
-        b_rows = lora_b.flatten(1)
-        if not how.separate_gradient:
-            b_rows = b_rows / layer.weight_scale[:, None]
-        b, b_scale = quantize_columns(b_rows, ADAPTER_BITS, power_of_two=power_of_two)
-
-        patches = unfold(x_codes, x.shape, shape)
+        a, a_scale, b, b_scale = _pair_codes(lora_a, lora_b, layer)
         with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # there is none for meta
-            y, h = int8_matmul(patches, torch.cat([weight_codes(base), a])).split([len(b), layer.rank], 1)
-            row_scale = _per_row(x_scale, len(patches))
-            h_real = h.double() * (row_scale.double() * a_scale.T.double() * b_scale.double())
-            h_codes, h_scale = quantize_groups(h_real, how.activation_bits, len(x_scale), power_of_two=power_of_two)
-            u = int8_matmul(h_codes, b)
-        value = y.float() * row_scale
-        update = u.float() * _per_row(h_scale.float(), len(patches))
-        scale = layer.weight_scale
-        value = value * scale + update if how.separate_gradient else (value + update) * scale
-        if base.bias is not None:
-            value = value + base.bias.detach().float()
-        ctx.save_for_backward(x_codes, x_scale, h.contiguous(), a, a_scale, b, b_scale)
-        return from_channels_last_rows(value, output_shape(x.shape, shape), shape).to(x.dtype)
+            y = weight_product(
+                pixels(x_codes, x.shape, shape),
+                base.integer_weight(),
+                window(shape),
+                row_scale=x_scale,
+                column_scale=layer.weight_scale,
+                bias=base.bias,
+                dtype=stored(x.dtype),
+            )
+            h = low_rank_update(
+                y.view(-1, len(b)),
+                unfold(x_codes, x.shape, shape),
+                a,
+                b,
+                row_scale=x_scale,
+                first_scale=a_scale,
+                second_scale=b_scale,
+                column_scale=None if how.separate_gradient else layer.weight_scale,
+                bits=bits,
+                power_of_two=how.power_of_two,
+            )
+        ctx.layer, ctx.input_shape = layer, x.shape
+        ctx.save_for_backward(x_codes, x_scale, h, a, a_scale, b, b_scale)
+        return from_channels_last_rows(y, output_shape(x.shape, shape), shape).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_codes, x_scale, h, a, a_scale, b, b_scale = ctx.saved_tensors
         layer, base, how = ctx.layer, ctx.layer.base, ctx.layer.how
-        shape, power_of_two, bits = base.geometry, how.power_of_two, how.gradient_bits
-        rows = channels_last_rows(grad.float(), shape)
-        groups = len(x_scale)
+        shape, bits, groups = base.geometry, how.gradient_bits, len(x_scale)
+        rows = channels_last_rows(grad, shape)
         seed = seed_of(rows) if how.rounding == "stochastic" else None
-        g, g_scale = _round_rows(rows, layer.weight_scale, bits, groups, power_of_two, seed)
+        g, g_scale = _round_rows(rows, layer.weight_scale, bits, groups, how, seed)
         if grad.dtype != torch.float16:  # a GradScaler looks for what is not finite, and skips the step
             _check_finite(g_scale, "gradient", layer)
         own, own_scale = g, g_scale
         if how.separate_gradient:
-            own, own_scale = _round_rows(rows, None, bits, groups, power_of_two, _plus(seed, 3))
-        x_scales, own_scales = (_per_row(s, len(rows)).double() for s in (x_scale, own_scale))
+            own, own_scale = _round_rows(rows, None, bits, groups, how, _plus(seed, 3))
 
-        grad_x = None
-        need_x = ctx.needs_input_grad[0]
-        if need_x and not how.separate_gradient:
-            packed = torch.cat([weight_codes(base), b], 1)
-            dx, gh = int8_matmul_transposed(g, packed).split([packed.shape[1] - layer.rank, layer.rank], 1)
+        pair = _Pair(a, a_scale, b, b_scale)
+        if ctx.needs_input_grad[0]:
+            grad_x, gh = _grad_input(g, g_scale, own, own_scale, pair, layer, ctx.input_shape, stored(grad.dtype))
+            grad_x = from_channels_last_rows(grad_x, ctx.input_shape, shape).to(grad.dtype)
         else:
-            dx = int8_matmul_transposed(g, weight_codes(base)) if need_x else None
-            gh = int8_matmul_transposed(own, b)
-        gh_real = gh.double() * (own_scales * b_scale.double())
-        if dx is not None:
-            gh_codes, gh_scale = quantize_groups(gh_real * a_scale.T.double(), bits, groups, power_of_two=power_of_two)
-            v = int8_matmul_transposed(gh_codes, a)
-            dx, v = (fold(part, ctx.input_shape, shape) for part in (dx, v))
-            value = dx.float() * _per_row(g_scale, len(dx)) + v.float() * _per_row(gh_scale.float(), len(dx))
-            if base.input_scale is not None:
-                value = value * base.input_scale
-            grad_x = from_channels_last_rows(value, ctx.input_shape, shape).to(ctx.dtype)
+            grad_x, gh = None, rank_product(own, b.T)
+        scales = {"left_scale": x_scale, "right_scale": own_scale, "bits": bits, "power_of_two": how.power_of_two}
+        divisor = None if how.separate_gradient else layer.weight_scale
+        db = token_gradient(h, own, rank_scale=a_scale, divisor=divisor, seed=_plus(seed, 1), transposed=True, **scales)
+        patches = unfold(x_codes, ctx.input_shape, shape)
+        da = token_gradient(gh, patches, rank_scale=b_scale, multiplier=layer.scaling, seed=_plus(seed, 2), **scales)
+        return grad_x, from_rows_like(da, layer.lora_a), db.view(layer.lora_b.shape), None
 
-        h_real = h.double() * (x_scales * a_scale.T.double() * own_scales)
-        h_codes, h_scale = quantize_columns(h_real, bits, power_of_two=power_of_two, seed=_plus(seed, 1))
-        gh_codes, gh_scale = quantize_columns(gh_real * x_scales, bits, power_of_two=power_of_two, seed=_plus(seed, 2))
-        db = _sum_over_tokens(own, h_codes) * h_scale
-        if not how.separate_gradient:
-            db = db / layer.weight_scale[:, None].double()
-        da = _sum_over_tokens(gh_codes, unfold(x_codes, ctx.input_shape, shape)) * gh_scale.T * layer.scaling
-        grad_a = from_rows_like(da.float(), layer.lora_a)
-        return grad_x, grad_a, db.float().view(layer.lora_b.shape), None
+
+@dataclass(frozen=True)
+class _Pair:
+    a: Tensor
+    """int8 (r, K), of alpha / rank A."""
+    a_scale: Tensor
+    b: Tensor
+    """int8 (N, r), of B over the weight's scales, or of B."""
+    b_scale: Tensor
+
+
+def _grad_input(
+    g: Tensor,
+    g_scale: Tensor,
+    own: Tensor,
+    own_scale: Tensor,
+    pair: _Pair,
+    layer: IntegerLoraLayer,
+    input_shape: torch.Size,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the input, (B, H, W, I), and gh = own b, int32 (M, r)."""
+    base, how = layer.base, layer.how
+    assert isinstance(base, QuantizedLayer)
+    shape = base.geometry
+    convolution = isinstance(shape, Conv2dGeometry)
+    back = {
+        "column_scale": g_scale.new_ones(shape.in_channels) if base.input_scale is None else base.input_scale,
+        "grad_input_size": (input_shape[2], input_shape[3]) if convolution else (1, math.prod(input_shape[:-1])),
+        "dtype": dtype,
+    }
+    codes = pixels(g, output_shape(input_shape, shape), shape)
+    dx = weight_product(codes, base.integer_weight(), window(shape), row_scale=g_scale, **back)
+    if not convolution or is_pointwise(shape):
+        gh = low_rank_update(
+            dx.view(-1, shape.in_channels),
+            own,
+            pair.b.T,
+            pair.a.T,
+            row_scale=own_scale,
+            first_scale=pair.a_scale,
+            second_scale=pair.b_scale,
+            column_scale=base.input_scale,
+            bits=how.gradient_bits,
+            power_of_two=how.power_of_two,
+        )
+        return dx, gh
+    gh = rank_product(own, pair.b.T)
+    rank_scale = pair.a_scale.double() * pair.b_scale.double()
+    real = gh.double() * (own_scale.double().repeat_interleave(len(gh) // len(own_scale))[:, None] * rank_scale)
+    gh_codes, gh_scale = quantize_groups(real, how.gradient_bits, len(own_scale), power_of_two=how.power_of_two)
+    taps = shape.kernel_size[0] * shape.kernel_size[1]
+    a = IntegerWeight(
+        pair.a, (layer.rank, taps, shape.in_channels), pair.a_scale, None, None, None, max(1, pair.a.shape[1])
+    )
+    codes = gh_codes.view(*codes.shape[:3], layer.rank)
+    return dx.add_(weight_product(codes, a, window(shape), row_scale=gh_scale[:, 0].float(), **back)), gh
+
+
+def _pair_codes(lora_a: Tensor, lora_b: Tensor, layer: IntegerLoraLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """INT8 codes of alpha / rank A and of B (over the weight's scales), each with a scale a rank, float32 (r,)."""
+    power_of_two = layer.how.power_of_two
+    a_rows, divisor = to_rows(lora_a), None if layer.how.separate_gradient else layer.weight_scale
+    factor = None if layer.scaling == 1 else a_rows.new_full((a_rows.shape[1],), layer.scaling)
+    a, a_scale = codes_by_group(a_rows, ADAPTER_BITS, layer.rank, power_of_two=power_of_two, factor_C=factor)
+    b, b_scale = codes_by_column(lora_b.flatten(1), ADAPTER_BITS, power_of_two=power_of_two, divisor_R=divisor)
+    return a, a_scale[:, 0], b, b_scale[0]
 
 
 def from_rows_like(rows: Tensor, like: Tensor) -> Tensor:
@@ -197,42 +261,36 @@ def from_rows_like(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(rank, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 
-def row_groups(rows: Tensor, input_shape: torch.Size, layer: IntegerLoraLayer) -> int:
+def row_groups(x: Tensor, layer: IntegerLoraLayer) -> int:
     """How many equal groups of the rows of an input share a scale."""
     if layer.how.granularity == "tensor":
         return 1
     assert isinstance(layer.base, QuantizedLayer)
-    return input_shape[0] if isinstance(layer.base.geometry, Conv2dGeometry) else len(rows)
+    return len(x) if isinstance(layer.base.geometry, Conv2dGeometry) else math.prod(x.shape[:-1])
 
 
 def _round_rows(
-    rows: Tensor, factor: Tensor | None, bits: int, groups: int, power_of_two: bool, seed: Tensor | None = None
+    rows: Tensor, factor: Tensor | None, bits: int, groups: int, how: IntegerArithmetic, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`quantize_groups(rows * factor)`, by the compiled quantizer where it does just that."""
-    if bits == 8 and not power_of_two and seed is None:
+    """Codes of `rows * factor` and a scale a group, float32 (groups,); by the quicker quantizer where it does."""
+    if bits == 8 and not how.power_of_two and seed is None:
         codes, scale = quantize_rows(rows.view(groups, -1, rows.shape[1]), None if factor is None else factor[None])
-        return codes.view(rows.shape), scale[:, None]
-    values = rows if factor is None else rows * factor
-    return quantize_groups(values, bits, groups, power_of_two=power_of_two, seed=seed)
+        return codes.view(rows.shape), scale
+    codes, scale = codes_by_group(rows, bits, groups, power_of_two=how.power_of_two, factor_C=factor, seed=seed)
+    return codes, scale[:, 0]
 
 
-def _per_row(scale: Tensor, rows: int) -> Tensor:
-    """(groups, 1) -> (rows, 1)."""
-    return scale.repeat_interleave(rows // len(scale), 0)
+def stored(dtype: torch.dtype) -> torch.dtype:
+    """What the kernels store for a result of `dtype`."""
+    return dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
 
 
 def _plus(seed: Tensor | None, offset: int) -> Tensor | None:
     return None if seed is None else seed + offset
 
 
-def _sum_over_tokens(left_MR: Tensor, right_MC: Tensor) -> Tensor:
-    """`left^T right`, float64 (R, C), exact: INT32 sums of at most `MAX_REDUCTION` tokens each."""
-    parts = zip(left_MR.split(MAX_REDUCTION), right_MC.split(MAX_REDUCTION), strict=True)
-    return torch.stack([int8_matmul(left.T, right.T).double() for left, right in parts]).sum(0)
-
-
 def _check_finite(scale: Tensor, what: str, layer: IntegerLoraLayer) -> None:
-    if not scale.is_meta and not torch.isfinite(scale).all():
+    if not scale.is_meta and not math.isfinite(scale.sum()) and not torch.isfinite(scale).all():
         raise UserError(
             f"{layer.name}: its {what} has values that are not finite, which no integer stands for. Try a lower "
             "learning_rate, or mixed_precision = 'no'"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intaglio.kernels.weight_product import Window
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
 
 
@@ -36,7 +37,7 @@ def output_shape(input_shape: torch.Size, geometry: Geometry) -> torch.Size:
 
 def unfold(rows: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
     """(rows, I) of the input, any dtype -> (M, K) as the product takes them: taps before channels."""
-    if not isinstance(geometry, Conv2dGeometry) or _is_pointwise(geometry):
+    if not isinstance(geometry, Conv2dGeometry) or is_pointwise(geometry):
         return rows
     batch, channels, height, width = input_shape
     top, left = geometry.padding
@@ -50,7 +51,7 @@ def unfold(rows: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
 
 def fold(patches: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
     """The transpose of `unfold`: (M, K) -> (rows, I), sums in the dtype of `patches`."""
-    if not isinstance(geometry, Conv2dGeometry) or _is_pointwise(geometry):
+    if not isinstance(geometry, Conv2dGeometry) or is_pointwise(geometry):
         return patches
     batch, channels, height, width = input_shape
     top, left = geometry.padding
@@ -66,7 +67,21 @@ def fold(patches: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor
     return padded[:, top : top + height, left : left + width].reshape(-1, channels)
 
 
-def _is_pointwise(geometry: Conv2dGeometry) -> bool:
+def pixels(rows: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """(rows, C) of a tensor of `shape` -> (B, H, W, C), or (1, 1, rows, C) of a Linear: what `weight_product` takes."""
+    if not isinstance(geometry, Conv2dGeometry):
+        return rows.view(1, 1, *rows.shape)
+    return rows.view(shape[0], shape[2], shape[3], rows.shape[1])
+
+
+def window(geometry: Geometry) -> Window:
+    if not isinstance(geometry, Conv2dGeometry):
+        return Window()
+    return Window(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+
+
+def is_pointwise(geometry: Conv2dGeometry) -> bool:
+    """Whether the rows of the product are the pixels of the input."""
     return geometry.kernel_size == (1, 1) and geometry.stride == (1, 1) and geometry.padding == (0, 0)
 
 

@@ -23,6 +23,8 @@ def quantize_groups(
     Returns:
         codes int8 (R, C); scale of the dtype of `values`, (groups, 1). What is not finite makes its scale so.
     """
+    if not values.numel():
+        return values.to(torch.int8), values.new_ones(groups, 1)
     grouped = values.reshape(groups, -1)
     scale = _scale(grouped.abs().amax(1, keepdim=True), bits, power_of_two)
     return _round((grouped / scale).view(values.shape), bits, seed), scale
@@ -32,13 +34,17 @@ def quantize_columns(
     values: Tensor, bits: int, *, power_of_two: bool, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """As `quantize_groups`, with a scale for each column: (1, C)."""
+    if not values.numel():
+        return values.to(torch.int8), values.new_ones(1, values.shape[1])
     scale = _scale(values.abs().amax(0, keepdim=True), bits, power_of_two)
     return _round(values / scale, bits, seed), scale
 
 
 def seed_of(gradient: Tensor) -> Tensor:
-    """The seed of a step's roundings, int64 scalar: the sum of the bit patterns of a float32 tensor, modulo 2^32."""
-    return gradient.contiguous().view(torch.int32).sum(dtype=torch.int64) & 0xFFFFFFFF
+    """The seed of a step's roundings, int64 scalar: the sum of the bit patterns of `gradient` in float32, mod 2^32."""
+    if gradient.dtype == torch.bfloat16:  # the upper half of a float32
+        return (gradient.contiguous().view(torch.int16).sum(dtype=torch.int64) << 16) & 0xFFFFFFFF
+    return gradient.float().contiguous().view(torch.int32).sum(dtype=torch.int64) & 0xFFFFFFFF
 
 
 def dither(shape: torch.Size, seed: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Every scale is a power of two, so every requantization is a shift. Tokens in rows:
 
-    y  = x w^T          h  = x a^T        u  = q(h) b^T             output = s (y 2^ex + u 2^eh) + bias
+    y  = x w^T          h  = x a^T        u  = q(h) b^T             output = s y 2^ex + bias + s u 2^eh
     dx = g w            gh = g b          v  = q(gh) a              grad_input = dx 2^eg + v 2^egh
     db = g^T q(h)       da = q(gh)^T x
 
@@ -132,9 +132,11 @@ def backward(
 
 
 def output(step: Forward, x: Codes, scale: Float, bias: Float | None) -> Float:
-    """float32 (M, N): the output of the layer, in IEEE float32 in the order written here."""
-    value = np.multiply(_scaled(step.y, x) + _scaled(step.u, step.h_codes), scale)
-    return value if bias is None else value + bias
+    """float32 (M, N): the output of the layer, in IEEE float32 in the order written here: what the base computes, and
+    what the pair adds to it."""
+    value = np.multiply(_scaled(step.y, x), scale)
+    value = value if bias is None else value + bias
+    return np.add(value, np.multiply(_scaled(step.u, step.h_codes), scale))
 
 
 def grad_input(step: Backward, g: Codes) -> Float:

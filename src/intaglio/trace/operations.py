@@ -179,6 +179,23 @@ def _weight_product(args: Arguments, out: Tensor) -> list[Product]:
     return [Product(x, args["qdata"], out, M, N, K, **facts)]
 
 
+def _low_rank_update(args: Arguments, out: tuple[Tensor, Tensor]) -> list[Product | Vector]:
+    """Both small products of a low-rank pair in one direction, what is between them, and the sum."""
+    h, codes = out
+    return [
+        matmul(args["x"], args["first"].t(), h),
+        Vector("quantize", codes.numel()),
+        matmul(codes, args["second"].t(), None),
+        Vector("add", args["out"].numel()),
+    ]
+
+
+def _token_gradient(args: Arguments, out: Tensor) -> list[Product | Vector]:
+    h, right = args["h"], args["right"]
+    product = Product(None, right, out, h.shape[1], right.shape[1], len(h), pass_name="grad_weight")
+    return [Vector("quantize", h.numel()), product]
+
+
 def _volume(shape: Iterable[int]) -> int:
     product = 1
     for length in shape:
@@ -209,6 +226,10 @@ register("intaglio::attention", _attention)
 register("intaglio::attention_gradient", _attention_backward)
 register("intaglio::int8_matmul", _int8_matmul)
 register("intaglio::weight_product", _weight_product)
+register("intaglio::low_rank_update", _low_rank_update)
+register("intaglio::rank_product", lambda a, out: [matmul(a["x"], a["first"].t(), out)])
+register("intaglio::token_gradient", _token_gradient)
+register("intaglio::codes", lambda a, out: [Vector("quantize", a["x"].numel())])
 register("intaglio::quantize_rows", lambda a, out: [Vector("quantize", a["x"].numel())])
 register("intaglio::column_sums", lambda a, out: [Vector("scale_gradient", a["a"].numel())])
 

@@ -154,6 +154,8 @@ class Recorder(TorchDispatchMode):
         computed = self._name_results(name, args, sources, known, results, writes, backward)
         if _rounds(name, sources, results):
             self._end_of_quantizer(layer, results[0].numel())
+        if not computed and name == "intaglio::codes":  # of a weight that is trained: made anew in every step
+            self._add_vector("quantize", layer, False, results[0].numel())
         if not computed or _is_epilogue(name, known):
             return
         handler = operations.HANDLERS.get(name)

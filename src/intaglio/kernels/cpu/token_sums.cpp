@@ -1,0 +1,124 @@
+// The pair's gradients: sums over tokens of codes by column times codes of the layer's input or gradient.
+
+#include <omp.h>
+
+#include <vector>
+
+#include "low_rank.h"
+#include "panels_avx512.h"
+#include "scales.h"
+
+namespace intaglio {
+namespace {
+
+constexpr int64_t TOKENS = 1024;  // of one panel, which stays in the cache with those beside it
+constexpr int64_t WIDTH = 4 * PANEL;
+static_assert(TOKENS * 128LL * 128 < (1LL << 31), "sums of a panel fit int32");
+
+// h * ((left_scale * right_scale) * rank_scale) of ranks [j, j + 8).
+inline __m512d real(const TokenSums& p, int64_t row, int64_t j, __mmask8 mask) {
+    const int64_t group = row / (p.rows / p.groups);
+    const double row_scale = static_cast<double>(p.left_scale[group]) * static_cast<double>(p.right_scale[group]);
+    const __m512d rank_scale = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, p.rank_scale + j));
+    const __m512d h = _mm512_cvtepi32_pd(_mm256_maskz_loadu_epi32(mask, p.h + row * p.rank + j));
+    return _mm512_mul_pd(h, _mm512_mul_pd(_mm512_set1_pd(row_scale), rank_scale));
+}
+
+void largest_of(const TokenSums& p, int64_t from, int64_t to, int64_t* top) {
+    for (int64_t j = 0; j < p.rank; j += 8) {
+        const __mmask8 mask = first8(p.rank - j);
+        __m512i most = _mm512_setzero_si512();
+        for (int64_t r = from; r < to; ++r) most = _mm512_max_epi64(most, magnitude8(real(p, r, j, mask)));
+        _mm512_mask_storeu_epi64(top + j, mask, most);
+    }
+}
+
+// Codes by column, transposed: (rank, stride), offset by 128; a place after the last token holds 128, a code of 0.
+template <bool S>
+void round_rows(const TokenSums& p, const double* scale, int64_t from, int64_t to, uint8_t* codes, int64_t stride) {
+    const __m256i max_code = _mm256_set1_epi32(static_cast<int32_t>(p.max_code));
+    for (int64_t j = 0; j < p.rank; j += 8) {
+        const __mmask8 mask = first8(p.rank - j);
+        const __m512d divisor = _mm512_mask_loadu_pd(_mm512_set1_pd(1.0), mask, scale + j);
+        const __mmask8 finite = _mm512_cmp_pd_mask(divisor, divisor, _CMP_ORD_Q);
+        for (int64_t r = from; r < to; ++r) {
+            const __m512d scaled = _mm512_maskz_div_pd(finite, real(p, r, j, mask), divisor);
+            const auto index = static_cast<uint32_t>(r * p.rank + j);
+            const __m256i part = codes8<S>(scaled, max_code, index, static_cast<uint32_t>(p.seed));
+            alignas(16) uint8_t line[16];
+            _mm_store_si128(reinterpret_cast<__m128i*>(line),
+                _mm_xor_si128(_mm256_cvtepi32_epi8(part), _mm_set1_epi8(static_cast<char>(0x80))));
+            for (int64_t i = 0; i < std::min<int64_t>(8, p.rank - j); ++i) codes[(j + i) * stride + r] = line[i];
+        }
+    }
+}
+
+// Columns [column, column + WIDTH) of the result.
+void columns_of(const TokenSums& p, const double* scale, const uint8_t* codes, int64_t stride, int64_t column) {
+    static thread_local Scratch<int8_t> panels;
+    static thread_local Scratch<int32_t> sums;
+    static thread_local Scratch<int64_t> totals;
+    const int64_t width = std::min(WIDTH, p.columns - column);
+    int8_t* packed = panels.of(16 * TOKENS * 4);
+    int32_t* part = sums.of(p.rank * PANEL);
+    int64_t* total = totals.of(p.rank * WIDTH);
+    std::fill(total, total + p.rank * WIDTH, 0);
+    for (int64_t token = 0; token < p.rows; token += TOKENS) {
+        const int64_t count = std::min(TOKENS, p.rows - token), quads = (count + 3) / 4;
+        const Right right{p.right + token * p.right_stride + column, width, count, 1, p.right_stride};
+        for (int64_t n = 0; n < right.panels(); ++n) {
+            pack(right, n, 0, quads, packed);
+            tiles<false>(codes + token, stride, p.rank, 4 * quads, packed, start_of(packed, quads), part, PANEL);
+            for (int64_t j = 0; j < p.rank; ++j)
+                for (int64_t c = 0; c < PANEL; ++c) total[j * WIDTH + n * PANEL + c] += part[j * PANEL + c];
+        }
+    }
+    for (int64_t j = 0; j < p.rank; ++j) {
+        float* out = p.out + j * p.out_rank_stride + column * p.out_column_stride;
+        for (int64_t c = 0; c < width; ++c) {
+            double value = static_cast<double>(total[j * WIDTH + c]) * scale[j];
+            if (p.divisor) value /= static_cast<double>(p.divisor[column + c]);
+            out[c * p.out_column_stride] = static_cast<float>(value * p.multiplier);
+        }
+    }
+}
+
+void run(const TokenSums& p, uint8_t* codes, int64_t stride, int64_t* top, double* scale) {
+    const int64_t blocks = (p.columns + WIDTH - 1) / WIDTH;
+#pragma omp parallel num_threads(p.threads) if (p.threads > 1)
+    {
+        const int64_t part = omp_get_thread_num(), parts = omp_get_num_threads();
+        const int64_t from = part * p.rows / parts, to = (part + 1) * p.rows / parts;
+        std::vector<int64_t> own(p.rank, 0);
+        largest_of(p, from, to, own.data());
+#pragma omp critical(intaglio_token_sums)
+        for (int64_t j = 0; j < p.rank; ++j) top[j] = std::max(top[j], own[j]);
+#pragma omp barrier
+#pragma omp single
+        for (int64_t j = 0; j < p.rank; ++j) {
+            scale[j] = scale_for(from_bits<double>(top[j]), p.max_code, p.power_of_two, 0.0);
+        }
+        if (p.stochastic)
+            round_rows<true>(p, scale, from, to, codes, stride);
+        else
+            round_rows<false>(p, scale, from, to, codes, stride);
+#pragma omp barrier
+#pragma omp for schedule(dynamic)
+        for (int64_t block = 0; block < blocks; ++block) columns_of(p, scale, codes, stride, block * WIDTH);
+    }
+}
+
+}  // namespace
+}  // namespace intaglio
+
+extern "C" void intaglio_token_sums(const TokenSums* call) {
+    using namespace intaglio;
+    const TokenSums& p = *call;
+    static thread_local Scratch<uint8_t> codes;
+    const int64_t stride = (p.rows + 3) / 4 * 4;
+    uint8_t* all = codes.of(p.rank * stride);
+    std::memset(all, 128, p.rank * stride);
+    std::vector<int64_t> top(p.rank, 0);
+    std::vector<double> scale(p.rank, 1.0);
+    run(p, all, stride, top.data(), scale.data());
+}
