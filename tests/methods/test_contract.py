@@ -292,3 +292,22 @@ def test_wrong_options_say_the_rule(make, message):
 def test_all_methods_are_covered():
     assert {m.name for m in ALL} == set(METHODS)
     assert issubclass(UnknownChoice, UserError)
+
+
+@every_method
+def test_an_unpacked_base_changes_rounding_alone(method, batch, tmp_path):
+    model = make_unet().eval()
+    adapter = intaglio.attach(model, method)
+    disturb(adapter)
+    with torch.no_grad():
+        before = run(model, batch)
+        adapter.save(tmp_path)
+        adapter.unpack_base()
+        torch.testing.assert_close(run(model, batch), before, atol=1e-5, rtol=0)  # sums in another order
+    packed = any(isinstance(m, QuantizedLayer) for m in model.modules())
+    assert packed == isinstance(method, intaglio.QuantizedLora)
+    adapter.load(tmp_path)  # it still knows its base
+    if method.needs_base:
+        for leave in (adapter.detach, adapter.merge):
+            with pytest.raises(UserError, match=r"after unpack_base\(\): the codes are gone. Load the model again"):
+                leave()

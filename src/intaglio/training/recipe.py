@@ -103,6 +103,7 @@ class Recipe(StrictModel):
     noise_offset: float = Field(0.0, ge=0, description="strength of an offset of the noise per channel")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="save a moving average of what was trained")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    unpack_base: bool = Field(False, description="hold frozen weights unpacked: more memory, less time on a CPU")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field("no", description="what the model computes in")
 
     # Checkpoints, validation, logs
