@@ -25,6 +25,9 @@ ALL = [
     intaglio.Peqa(base="int4"),
     intaglio.TuneQDM(base="int8", num_intervals=1),
     intaglio.TuneQDM(base="int4", num_intervals=4),
+    intaglio.TuneQDM(base="int4", num_intervals=2, input_scales=False),
+    intaglio.ScaledLora(base="int4", rank=2, alpha=4.0),
+    intaglio.SmoothScales(base="int4", num_nodes=3),
     intaglio.QuantizedLora(rank=4, alpha=8.0, base="int8"),
     intaglio.QuantizedLora(rank=2, base="int4", scale="power_of_two", rounding="stochastic"),
 ]
@@ -166,7 +169,8 @@ def test_merge_folds_exactly_or_refuses(method, dequantize, batch):
         expected = run(float_twin(method, adapter), batch)
     layers = adapter_layers(model)
     mergeable = all(isinstance(layer, MergeableLayer) for layer in layers.values())
-    if not mergeable or (method.default_targets is not None and method.needs_base and not dequantize):
+    has_pair = method.default_targets is not None or isinstance(method, intaglio.ScaledLora)
+    if not mergeable or (has_pair and method.needs_base and not dequantize):
         before = {n: t.clone() for n, t in model.state_dict().items()}
         with pytest.raises(CannotMerge, match=r"Keep the adapter file"):
             adapter.merge(dequantize=dequantize)
