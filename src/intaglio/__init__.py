@@ -25,6 +25,8 @@ _HOMES = {
     "Peqa": "methods.peqa",
     "QLora": "methods.qlora",
     "QuantizedLora": "methods.int8_lora",
+    "ScaledLora": "methods.scaled_lora",
+    "SmoothScales": "methods.smooth_scales",
     "TuneQDM": "methods.tuneqdm",
     "UserError": "errors",
     "attach": "methods.attach",
@@ -42,6 +44,8 @@ __all__ = [
     "Peqa",
     "QLora",
     "QuantizedLora",
+    "ScaledLora",
+    "SmoothScales",
     "TuneQDM",
     "UserError",
     "attach",
@@ -76,6 +80,8 @@ if TYPE_CHECKING:
     from intaglio.methods.peqa import Peqa
     from intaglio.methods.qlora import QLora
     from intaglio.methods.registry import METHODS
+    from intaglio.methods.scaled_lora import ScaledLora
+    from intaglio.methods.smooth_scales import SmoothScales
     from intaglio.methods.tuneqdm import TuneQDM
     from intaglio.pipelines.load import load_pipeline
     from intaglio.pipelines.quantize import quantize_pipeline

@@ -153,6 +153,19 @@ def test_a_missing_package_manager_names_itself(tmp_path, monkeypatch):
         Packages(tmp_path).npm("left-pad@1.0.0")
 
 
+def test_a_debian_package_is_unpacked_below_a_relative_cache(tmp_path, monkeypatch):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, script in (("apt-get", "echo archive > a_1.deb"), ("dpkg-deb", 'cp "$2" "$3/unpacked"')):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    packages = Packages(Path("cache"))
+    assert (packages.debian("a") / "unpacked").read_text() == "archive\n"
+    assert packages.sources["a"].startswith("a_1.deb sha256:")
+
+
 def test_the_benchmark_agrees_with_the_hold_outs_of_the_base():
     """The base model must not have seen what the benchmark tests."""
     plan, holdout = load_plan(), tomllib.loads((ROOT / "pretrain/holdout.toml").read_text(encoding="utf-8"))

@@ -79,6 +79,20 @@ def test_runs_of_table_and_tuning(bench, tmp_path):
     assert len({r.key for r in tuning + table}) == 10
 
 
+def test_settings_tuned_on_one_base_serve_another(bench, tmp_path):
+    tuned = {**TUNE, "learning_rates": [3, 4]}
+    other = {"label": "int4", "train": {"method": "tuneqdm", "base": "int4"}, "tuned_as": "tuneqdm"}
+    recipe = experiment(bench, tmp_path, methods=[tuned, other], tuning={"tasks": ["subject:tuning"]})
+    assert [r.label for r in tuning_runs(recipe, bench)] == ["tuneqdm", "tuneqdm"]
+    table = table_runs(recipe, bench, {"tuneqdm": {"learning_rate": 4.0, "steps": 1}})
+    assert [(r.label, r.base, r.learning_rate, r.steps) for r in table] == [
+        ("tuneqdm", "int8", 4.0, 1),
+        ("int4", "int4", 4.0, 1),
+    ]
+    with pytest.raises(Problems, match="int4: tuned_as 'tune' is no label that is tuned"):
+        experiment(bench, tmp_path, methods=[tuned, {**other, "tuned_as": "tune"}], tuning={"tasks": ["orc"]})
+
+
 def fake_run(run, folder, torch_threads=None):
     scores = {"subject": 0.5, "prompt": 1.0}
     return {

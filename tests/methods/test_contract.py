@@ -25,6 +25,9 @@ ALL = [
     intaglio.Peqa(base="int4"),
     intaglio.TuneQDM(base="int8", num_intervals=1),
     intaglio.TuneQDM(base="int4", num_intervals=4),
+    intaglio.TuneQDM(base="int4", num_intervals=2, input_scales=False),
+    intaglio.ScaledLora(base="int4", rank=2, alpha=4.0),
+    intaglio.SmoothScales(base="int4", num_nodes=3),
     intaglio.QuantizedLora(rank=4, alpha=8.0, base="int8"),
     intaglio.QuantizedLora(rank=2, base="int4", scale="power_of_two", rounding="stochastic"),
 ]
@@ -166,7 +169,8 @@ def test_merge_folds_exactly_or_refuses(method, dequantize, batch):
         expected = run(float_twin(method, adapter), batch)
     layers = adapter_layers(model)
     mergeable = all(isinstance(layer, MergeableLayer) for layer in layers.values())
-    if not mergeable or (method.default_targets is not None and method.needs_base and not dequantize):
+    has_pair = method.default_targets is not None or isinstance(method, intaglio.ScaledLora)
+    if not mergeable or (has_pair and method.needs_base and not dequantize):
         before = {n: t.clone() for n, t in model.state_dict().items()}
         with pytest.raises(CannotMerge, match=r"Keep the adapter file"):
             adapter.merge(dequantize=dequantize)
@@ -292,3 +296,22 @@ def test_wrong_options_say_the_rule(make, message):
 def test_all_methods_are_covered():
     assert {m.name for m in ALL} == set(METHODS)
     assert issubclass(UnknownChoice, UserError)
+
+
+@every_method
+def test_an_unpacked_base_changes_rounding_alone(method, batch, tmp_path):
+    model = make_unet().eval()
+    adapter = intaglio.attach(model, method)
+    disturb(adapter)
+    with torch.no_grad():
+        before = run(model, batch)
+        adapter.save(tmp_path)
+        adapter.unpack_base()
+        torch.testing.assert_close(run(model, batch), before, atol=1e-5, rtol=0)  # sums in another order
+    packed = any(isinstance(m, QuantizedLayer) for m in model.modules())
+    assert packed == isinstance(method, intaglio.QuantizedLora)
+    adapter.load(tmp_path)  # it still knows its base
+    if method.needs_base:
+        for leave in (adapter.detach, adapter.merge):
+            with pytest.raises(UserError, match=r"after unpack_base\(\): the codes are gone. Load the model again"):
+                leave()

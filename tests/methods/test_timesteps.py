@@ -5,6 +5,7 @@ import torch
 
 import intaglio
 from intaglio.errors import UserError
+from intaglio.layers.smooth_scaled import node_weights
 from intaglio.layers.timesteps import interval_of
 from tiny_models import make_unet
 
@@ -25,6 +26,34 @@ from tiny_models import make_unet
 )
 def test_interval_of(timestep, num_intervals, range_, expected):
     assert interval_of(torch.tensor(timestep), num_intervals, range_).item() == expected
+
+
+def test_node_weights():
+    """Nodes lie in the middles of the intervals; before the first and after the last nothing changes."""
+    weights = node_weights(torch.tensor([0.0, 0.125, 0.25, 0.5, 0.875, 1.0]), 4)
+    expected = [[1, 0, 0, 0], [1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
+    assert weights.tolist() == expected
+
+
+def test_smooth_scales_equal_tuneqdm_at_the_nodes_and_go_over_in_between(batch):
+    sample, _, text = batch
+    smooth, jumping = make_unet().eval(), make_unet().eval()
+    first = intaglio.attach(smooth, intaglio.SmoothScales(base="int4", num_nodes=4))
+    second = intaglio.attach(jumping, intaglio.TuneQDM(base="int4", num_intervals=4))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in first.named_parameters().items():
+            parameter += 0.1 * torch.randn_like(parameter)
+            second.named_parameters()[name].copy_(parameter)
+
+        def run(model, timestep):
+            return model(sample, torch.full((3,), timestep), text).sample
+
+        for node in (125.0, 375.0, 625.0, 875.0):
+            torch.testing.assert_close(run(smooth, node), run(jumping, node), rtol=1e-4, atol=1e-5)
+        # The time embedding moves too; the jump of TuneQDM at its border is what is not there.
+        jump = (run(jumping, 250.5) - run(jumping, 249.5)).abs().max()
+        assert (run(smooth, 250.5) - run(smooth, 249.5)).abs().max() < jump / 5
 
 
 def attached(num_intervals=4, train=True):

@@ -135,7 +135,7 @@ class _Builder:
         for noun in plan.models:
             key = f"object-{slug(noun)}"
             prompts = {"colour": self._colour_prompts(key, self.plan.prompts.token, noun, None)}
-            self._photo_task(key, "object", "pybullet", learned, heldout, prompts, noun, False)
+            self._photo_task(key, "object", "pybullet", learned, heldout, prompts, noun, noun in plan.tuning)
 
     def styles(self) -> None:
         """Styles: some concepts to learn the style from, others to draw in it."""

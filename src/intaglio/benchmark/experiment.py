@@ -43,6 +43,8 @@ class MethodSpec(StrictModel):
     """None: the tuned number, or the experiment's."""
     learning_rates: tuple[float, ...] = ()
     """What tuning tries."""
+    tuned_as: str | None = None
+    """Label whose tuned settings are taken, for the same method on another format of base: it is not tuned itself."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -76,6 +78,8 @@ class Experiment(StrictModel):
     checkpoints: int = Field(4, ge=1)
     """Evenly spaced over the steps; each is scored."""
     train_batch_size: int = Field(4, ge=1)
+    unpack_base: bool = False
+    """Train on unpacked weights: faster on a CPU, but then rows have no peak memory and no seconds a step."""
     encoder: str = DEFAULT_ENCODER
     prompt_encoder: str | None = None
     matched_prompt: float = 0.9
@@ -95,7 +99,11 @@ class Experiment(StrictModel):
             problems.append(f"reference {self.reference!r} is none of the labels {', '.join(labels)}")
         if self.steps % self.checkpoints:
             problems.append(f"steps ({self.steps}) must be a multiple of checkpoints ({self.checkpoints})")
-        counts = {len(m.learning_rates) for m in self.methods if m.train}
+        tuned = [m for m in self.methods if m.train and m.tuned_as is None]
+        counts = {len(m.learning_rates) for m in tuned}
+        for method in self.methods:
+            if method.tuned_as is not None and method.tuned_as not in {m.label for m in tuned}:
+                problems.append(f"{method.label}: tuned_as {method.tuned_as!r} is no label that is tuned")
         if self.tuning is not None and (len(counts) > 1 or 0 in counts):
             problems.append(f"tuning gives every method as many learning_rates, at least one; got {sorted(counts)}")
         if problems:
@@ -123,6 +131,7 @@ class Run(StrictModel):
     steps: int
     every: int
     train_batch_size: int
+    unpack_base: bool
     encoder: str
     prompt_encoder: str | None
     drawing: Drawing
@@ -157,16 +166,16 @@ def tuning_runs(experiment: Experiment, manifest: Manifest) -> list[Run]:
         for task in manifest.select(experiment.tuning.tasks)
         for spec in experiment.methods
         for rate in spec.learning_rates
-        if spec.train
+        if spec.train and spec.tuned_as is None
     ]
 
 
 def _rate(spec: MethodSpec, tuned: dict[str, dict[str, Any]]) -> float | None:
-    return spec.learning_rate or tuned.get(spec.label, {}).get("learning_rate")
+    return spec.learning_rate or tuned.get(spec.tuned_as or spec.label, {}).get("learning_rate")
 
 
 def _steps(experiment: Experiment, spec: MethodSpec, tuned: dict[str, dict[str, Any]]) -> int:
-    return spec.steps or tuned.get(spec.label, {}).get("steps") or experiment.steps
+    return spec.steps or tuned.get(spec.tuned_as or spec.label, {}).get("steps") or experiment.steps
 
 
 def _run(
@@ -191,6 +200,7 @@ def _run(
         steps=steps if spec.train else 0,
         every=experiment.steps // experiment.checkpoints,
         train_batch_size=experiment.train_batch_size,
+        unpack_base=experiment.unpack_base,
         encoder=experiment.encoder,
         prompt_encoder=experiment.prompt_encoder,
         drawing=experiment.drawing,

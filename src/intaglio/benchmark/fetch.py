@@ -60,7 +60,8 @@ class Packages:
         return self._get(requirement, unpack)
 
     def _get(self, package: str, unpack: Callable[[Path], str]) -> Path:
-        folder = self.cache / package.lstrip("@").replace("/", "_")
+        # Absolute, since the package managers run inside of it.
+        folder = self.cache.resolve() / package.lstrip("@").replace("/", "_")
         record = folder / "fetched.txt"
         if not record.is_file():
             with new_folder(folder) as target:

@@ -35,6 +35,8 @@ class Families(StrictModel):
 class Objects(StrictModel):
     views: int
     elevation_deg: float
+    tuning: tuple[str, ...]
+    """Nouns of objects that settings are tuned on."""
     models: dict[str, str]
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 
 from intaglio.benchmark.draw import Drawing
@@ -113,6 +114,7 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
     for checkpoint in where.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     costs = ("trainable_parameters", "adapter_bytes", "base_bytes", "peak_memory_bytes", "seconds_per_step")
+    costs = costs[:2] if run.unpack_base else costs  # the others would be those of a float base
     return {
         "key": run.key,
         **run.model_dump(mode="json", exclude={"bench", "drawing", "every"}),
@@ -154,6 +156,7 @@ def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
         "learning_rate": run.learning_rate,
         "max_train_steps": run.steps,
         "checkpointing_steps": run.every,
+        "unpack_base": run.unpack_base,
         "resume_from_checkpoint": "latest" if list_checkpoints(where) else None,
     }
     train(build(Recipe, values, f"{run.label} on {run.task}"), Console(quiet=True))
@@ -173,19 +176,31 @@ def _score(run: Run, source: str, where: Path) -> tuple[list[dict[str, Any]], Re
     if not run.train:
         report = evaluator(pipeline, task, run.prompt_set)
         return [{"step": 0, "scores": report.scores}], report
-    base_unrelated = evaluator.unrelated(pipeline)
+    base_unrelated = _base_unrelated(evaluator, source, pipeline)
     checkpoints = {int(path.name.rsplit("-", 1)[1]): path for path in list_checkpoints(where)}
     checkpoints[run.steps] = where
     handle, points, report = None, [], None
     for step, path in sorted(checkpoints.items()):
         if handle is None:
             handle = load_adapter(denoiser_of(pipeline)[1], path)
+            handle.unpack_base()  # sampling takes half the time
         else:
             handle.load(path)
         report = evaluator(pipeline, task, run.prompt_set, base_unrelated)
         points.append({"step": step, "scores": report.scores})
     assert report is not None
     return points, report
+
+
+_unrelated: dict[tuple[str, str], list[Image.Image]] = {}
+
+
+def _base_unrelated(evaluator: Evaluator, source: str, pipeline: Any) -> list[Image.Image]:
+    """A base's pictures of unrelated prompts: the same for all runs on it, so drawn once a process."""
+    key = (source, evaluator.drawing.model_dump_json())
+    if key not in _unrelated:
+        _unrelated[key] = evaluator.unrelated(pipeline)
+    return _unrelated[key]
 
 
 @cache

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from intaglio.errors import NoMatch, UserError
-from intaglio.layers.frozen import QuantizedLayer, quantize_layer
+from intaglio.layers.frozen import QuantizedLayer, quantize_layer, to_float
+from intaglio.layers.integer_lora import IntegerLoraLayer
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.quantizers.formats import Format, parse_format
 from intaglio.quantizers.ranges import RangeSearch
@@ -170,6 +171,15 @@ def base_hash(model: nn.Module) -> str:
 
 def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, AdapterLayer)}
+
+
+def hold_float_weights(model: nn.Module) -> None:
+    """Put the dequantized weight in the place of frozen codes. What computes in integers keeps them."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, QuantizedLayer) and not layer.integer_gemms:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            if not isinstance(parent, IntegerLoraLayer):
+                replace(model, name, to_float(layer))
 
 
 @contextmanager

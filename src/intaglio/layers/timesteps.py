@@ -38,6 +38,8 @@ class Selection:
     """Intervals that occur, ascending."""
     rows: Tensor
     """int64 (B,): for each sample the position of its interval in `touched`."""
+    fraction: Tensor | None = None
+    """float64 (B,): timestep / T in [0, 1], for what varies within an interval."""
 
     def for_batch(self, batch: int) -> Tensor:
         """`rows` for a layer that sees `batch` rows: a multiple of B where frames are folded in."""
@@ -57,7 +59,7 @@ def select(timestep: Tensor, num_intervals: int, range_: float) -> Selection:
         touched = min(len(timestep), num_intervals)
         return Selection(tuple(range(touched)), torch.arange(len(timestep), device="meta") % touched)
     touched, rows = interval_of(timestep, num_intervals, range_).unique(return_inverse=True)
-    return Selection(tuple(touched.tolist()), rows)
+    return Selection(tuple(touched.tolist()), rows, (timestep.double() / range_).clamp(0, 1))
 
 
 class TimestepContext:

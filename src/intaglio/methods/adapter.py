@@ -12,7 +12,7 @@ from intaglio.errors import CannotMerge, Problems, UserError, WrongBase
 from intaglio.layers import frozen
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.model import adapter_layers, base_hash, base_record, find_layers, replace
+from intaglio.layers.model import adapter_layers, base_hash, base_record, find_layers, hold_float_weights, replace
 from intaglio.methods.adapter_file import Header, read_header, read_tensors, write_file
 from intaglio.methods.method import Method
 from intaglio.methods.registry import method_options
@@ -32,6 +32,7 @@ class Adapter:
         self.model, self.method, self.targets, self.layers = model, method, targets, layers
         self._remove_hook = remove_hook
         self._base_hash: str | None = None
+        self._unpacked = False
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters, by their names in the model."""
@@ -69,7 +70,8 @@ class Adapter:
     def save(self, folder: str | Path) -> Path:
         """Write the adapter, and nothing of the base, to `folder`; returns the path of the file."""
         layer = next(iter(adapter_layers(self.model).values()), None)
-        lora = (layer.rank, layer.alpha) if isinstance(layer, LowRankLayer) else None
+        ecosystem = isinstance(layer, LowRankLayer) and layer.layout == "lora"
+        lora = (layer.rank, layer.alpha) if ecosystem else None
         return write_file(Path(folder), self.header(), dict(self.named_parameters()), lora)
 
     def load(self, folder: str | Path) -> None:
@@ -101,12 +103,21 @@ class Adapter:
             for name, parameter in own.items():
                 parameter.copy_(tensors[name])
 
+    def unpack_base(self) -> None:
+        """Hold the frozen weights dequantized, so that no step unpacks their codes: the same numbers up to rounding,
+        more memory, less time where unpacking is slow. For training and drawing; the model is no quantized one after.
+        """
+        self._base_hash = self.base_hash  # of the codes, before they go
+        hold_float_weights(self.model)
+        self._unpacked = base_record(self.model) is not None
+
     def detach(self) -> nn.Module:
         """Take the adapter off: the model is its (quantized) base again.
 
         Raises:
             UserError: `Full()` changed the weights themselves.
         """
+        self._check_packed("detach")
         layers = adapter_layers(self.model)
         if not layers:
             raise UserError(f"{self.method} has no adapter beside the weights to take off; load the model again")
@@ -122,6 +133,8 @@ class Adapter:
         Raises:
             CannotMerge: something does not fold exactly. Nothing has been changed then.
         """
+        if not dequantize:
+            self._check_packed("merge")
         merged = {}
         for name, layer in adapter_layers(self.model).items():
             if not isinstance(layer, MergeableLayer):
@@ -143,6 +156,13 @@ class Adapter:
             self.model.__dict__.pop("_intaglio_base", None)
         self.model.requires_grad_(False)
         return self.model
+
+    def _check_packed(self, action: str) -> None:
+        if self._unpacked:
+            raise UserError(
+                f"cannot {action} after unpack_base(): the codes are gone. Load the model again, or call "
+                "merge(dequantize=True)"
+            )
 
     def _put(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
         for name, layer in layers.items():

@@ -12,9 +12,13 @@ from intaglio.methods.lora import Lora
 from intaglio.methods.method import Method
 from intaglio.methods.peqa import Peqa
 from intaglio.methods.qlora import QLora
+from intaglio.methods.scaled_lora import ScaledLora
+from intaglio.methods.smooth_scales import SmoothScales
 from intaglio.methods.tuneqdm import TuneQDM
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM, QuantizedLora)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM, ScaledLora, SmoothScales, QuantizedLora)
+}
 
 
 def build_method(name: str, options: dict[str, Any]) -> Method:

@@ -19,11 +19,13 @@ class TuneQDM(Method):
     Args:
         base: format of the frozen weights; None takes the model's own, or int4 where the model is float.
         num_intervals: N of the paper; 1 trains one set for all timesteps, which can be merged.
+        input_scales: False trains scales of output channels alone: the paper's ablation "TAS alone".
         integer_gemms: which products of the quantized layers run in integers: "output", "grad_input", both, or none.
     """
 
     base: str | None = None
     num_intervals: int = 4
+    input_scales: bool = True
     integer_gemms: tuple[str, ...] = ()
 
     name = "tuneqdm"
@@ -42,5 +44,5 @@ class TuneQDM(Method):
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         if self.num_intervals == 1:
-            return ScaledLayer(layer, train_input=True)
-        return TimestepScaledLayer(layer, context, self.num_intervals, train_input=True)
+            return ScaledLayer(layer, train_input=self.input_scales)
+        return TimestepScaledLayer(layer, context, self.num_intervals, train_input=self.input_scales)

@@ -36,6 +36,7 @@ FREE_TO_CHANGE = {
     "push_to_hub",
     "hub_model_id",
     "gradient_checkpointing",
+    "unpack_base",
     "cache_latents",
 }
 """What a resumed run may be told anew without becoming another run."""

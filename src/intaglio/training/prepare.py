@@ -178,6 +178,8 @@ def prepare(plan: Plan, device: torch.device, rank: int, world_size: int) -> Job
             setattr(pipeline, name, None)
     torch.manual_seed(recipe.seed)  # the start of low-rank pairs
     adapter = attach(denoiser, plan.method, targets=recipe.targets, keep_float=keep_float)
+    if recipe.unpack_base:
+        adapter.unpack_base()
     denoiser.train()
     if recipe.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()

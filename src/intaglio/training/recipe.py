@@ -15,6 +15,8 @@ from intaglio.config import StrictModel
 METHOD_OPTIONS = (
     "base",
     "num_intervals",
+    "input_scales",
+    "num_nodes",
     "rank",
     "integer_gemms",
     "activation_bits",
@@ -37,11 +39,19 @@ class Recipe(StrictModel):
     variant: str | None = Field(None, description="variant of the weight files, e.g. fp16")
 
     # Method
-    method: str = Field("tuneqdm", description="full, lora, qlora, peqa, tuneqdm or int8_lora")
+    method: str = Field(
+        "tuneqdm", description="full, lora, qlora, peqa, tuneqdm, scaled_lora, smooth_scales or int8_lora"
+    )
     base: str | None = Field(None, description="format of the frozen weights, e.g. int4, int8, int4_g64, nf4 [int4]")
     num_intervals: int | None = Field(None, description="timestep intervals with scales of their own (tuneqdm) [4]")
-    rank: int | None = Field(None, description="rank of the low-rank pairs (lora, qlora, int8_lora) [16]")
-    lora_alpha: float | None = Field(None, description="scaling = alpha / rank (lora, qlora, int8_lora) [rank]")
+    input_scales: bool | None = Field(None, description="scales of input channels too (tuneqdm) [yes]")
+    num_nodes: int | None = Field(None, description="scale sets between which timesteps lie (smooth_scales) [4]")
+    rank: int | None = Field(
+        None, description="rank of the low-rank pairs (lora, qlora, int8_lora [16], scaled_lora [8])"
+    )
+    lora_alpha: float | None = Field(
+        None, description="scaling = alpha / rank (lora, qlora, scaled_lora, int8_lora) [rank]"
+    )
     activation_bits: int | None = Field(None, description="bits of activations, 2 to 8 (int8_lora) [8]")
     gradient_bits: int | None = Field(None, description="bits of gradients, 2 to 8 (int8_lora) [8]")
     rounding: Literal["nearest", "stochastic"] | None = Field(
@@ -103,6 +113,7 @@ class Recipe(StrictModel):
     noise_offset: float = Field(0.0, ge=0, description="strength of an offset of the noise per channel")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="save a moving average of what was trained")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    unpack_base: bool = Field(False, description="hold frozen weights unpacked: more memory, less time on a CPU")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field("no", description="what the model computes in")
 
     # Checkpoints, validation, logs
