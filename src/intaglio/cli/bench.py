@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -252,6 +253,8 @@ def _prepare(contestant: Contestant, model: str, resolution: int, batch: int) ->
         optimizer.zero_grad()
 
     return_memory()
+    gc.collect()
+    gc.freeze()  # what stays is not looked through again in the middle of a step
     _forget_peak()
     return step
 

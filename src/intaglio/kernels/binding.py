@@ -20,7 +20,7 @@ PATHS = (*LEVELS, "torch")
 """What `INTAGLIO_KERNELS` may force: the compiled kernels with these instructions, or torch alone."""
 
 
-def _structure(name: str, **fields: Any) -> type[ctypes.Structure]:
+def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
@@ -30,47 +30,47 @@ _window_fields = (
     "stride_height stride_width pad_height pad_width dilation_height dilation_width"
 )
 
-Weight = _structure(
+Weight = structure(
     "Weight", codes=_pointer, bits=_int64, row_bytes=_int64, out=_int64, taps=_int64, in_=_int64, zero_point=_pointer,
     ratio=_pointer, levels=_pointer, groups=_int64, group_size=_int64,
 )  # fmt: skip
-Window = _structure("Window", **dict.fromkeys(_window_fields.split(), _int64))
-Product = _structure(
+Window = structure("Window", **dict.fromkeys(_window_fields.split(), _int64))
+Product = structure(
     "Product", x=_pointer, x_stride=_int64, weight=ctypes.POINTER(Weight), window=ctypes.POINTER(Window),
     grad_input=_int64, out_type=_int64, out=_pointer, out_stride=_int64, row_scale=_pointer, rows_per_scale=_int64,
     column_scale=_pointer, bias=_pointer, threads=_int64,
 )  # fmt: skip
-Rows = _structure(
+Rows = structure(
     "Rows", x=_pointer, x_type=_int64, x_stride=_int64, x_group_stride=_int64, groups=_int64, rows=_int64,
     columns=_int64, factor=_pointer, samples=_int64, stochastic=_int64, seed=ctypes.c_uint64, codes=_pointer,
     scale=_pointer, threads=_int64,
 )  # fmt: skip
-ColumnSums = _structure(
+ColumnSums = structure(
     "ColumnSums", a=_pointer, a_type=_int64, a_stride=_int64, b=_pointer, scale=_pointer, b_type=_int64,
     rows_per_scale=_int64, samples=_int64, rows=_int64, columns=_int64, sums=_pointer, threads=_int64,
 )  # fmt: skip
-GroupNorm = _structure(
+GroupNorm = structure(
     "GroupNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, samples=_int64, rows=_int64, channels=_int64,
     groups=_int64, eps=ctypes.c_double, silu=_int64, y=_pointer, mean=_pointer, rstd=_pointer, threads=_int64,
 )  # fmt: skip
-GroupNormGrad = _structure(
+GroupNormGrad = structure(
     "GroupNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, bias=_pointer,
     mean=_pointer, rstd=_pointer, samples=_int64, rows=_int64, channels=_int64, groups=_int64, silu=_int64,
     grad_x=_pointer, grad_weight=_pointer, grad_bias=_pointer, threads=_int64,
 )  # fmt: skip
-LayerNorm = _structure(
+LayerNorm = structure(
     "LayerNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, rows=_int64, columns=_int64,
     eps=ctypes.c_double, y=_pointer, mean=_pointer, rstd=_pointer, threads=_int64,
 )  # fmt: skip
-LayerNormGrad = _structure(
+LayerNormGrad = structure(
     "LayerNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, mean=_pointer,
     rstd=_pointer, rows=_int64, columns=_int64, grad_x=_pointer, threads=_int64,
 )  # fmt: skip
-Gated = _structure(
+Gated = structure(
     "Gated", x=_pointer, type=_int64, rows=_int64, columns=_int64, function=_int64, gated=_int64, y=_pointer,
     threads=_int64,
 )  # fmt: skip
-GatedGrad = _structure(
+GatedGrad = structure(
     "GatedGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, rows=_int64, columns=_int64, function=_int64,
     gated=_int64, grad_x=_pointer, threads=_int64,
 )  # fmt: skip

@@ -35,6 +35,7 @@ AVX512 = [
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
 UNITS = {
     "detect.cpp": [],
+    "layer.cpp": [],
     "product.cpp": [],
     "product_avx2.cpp": AVX2,
     "product_avx512.cpp": AVX512,

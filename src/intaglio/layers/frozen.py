@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from intaglio.kernels.weight_product import IntegerWeight, integer_weight
+from intaglio.kernels.weight_product import IntegerWeight, LayerCall, integer_weight
 from intaglio.layers import integer
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.geometry import Geometry, geometry_of
@@ -44,12 +44,19 @@ class QuantizedLayer(FixedDtype):
 
     def _take(self, quantized: QuantizedWeight, input_scale: Tensor | None, bias: Tensor | None) -> None:
         self.format = quantized.format
+        self.calls: dict[Any, LayerCall] = {}
         self.weight_shape = quantized.shape
         self.register_buffer("qdata", quantized.qdata)
         self.register_buffer("scale", quantized.scale)
         self.register_buffer("zero_point", quantized.zero_point)
         self.register_buffer("input_scale", input_scale)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is remembered: it holds addresses, and a copy makes its own."""
+        state = {**self.__dict__, "calls": {}}
+        state.pop("_integer_weight", None)
+        return state
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`W_hat` without `input_scale`, in its float shape. A new tensor at every call."""
@@ -59,12 +66,15 @@ class QuantizedLayer(FixedDtype):
 
     def integer_weight(self) -> IntegerWeight:
         """What the packed codes are multiplied as in integers: a view, without `input_scale`. Remembered."""
-        state = (self.qdata, self.scale, self.scale._version, self.zero_point)
+        own = self._buffers
+        qdata, scale, zero_point = own["qdata"], own["scale"], own["zero_point"]
+        assert qdata is not None
+        assert scale is not None
         known = self.__dict__.get("_integer_weight")
-        if known is None or any(a is not b for a, b in zip(known[0], state, strict=True)):
-            quantized = QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape)
-            known = self.__dict__["_integer_weight"] = (state, integer_weight(quantized))
-        return known[1]
+        if known is None or known[0] is not qdata or known[1] is not scale or known[2] != scale._version:
+            quantized = QuantizedWeight(qdata, scale, zero_point, self.format, self.weight_shape)
+            known = self.__dict__["_integer_weight"] = (qdata, scale, scale._version, integer_weight(quantized))
+        return known[3]
 
     @property
     def weight(self) -> Tensor:
@@ -170,8 +180,7 @@ def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     """What the layer computes, in the dtype of `x`."""
     base = integer_base(layer, "output", x.dtype)
     if base is not None:
-        codes = integer.to_codes(x, base.geometry, base.input_scale)
-        return integer.output(codes, base.geometry, base.integer_weight(), base.bias, x.shape, x.dtype)
+        return integer.output(base, x, base.input_scale, bias=base.bias)[1]
     shape, scale = geometry(layer), input_scale(layer)
     if scale is not None:
         x = x * shape.along_channels(scale.to(x.dtype), x)
@@ -190,7 +199,7 @@ def grad_input(
     shape, scale = geometry(layer), input_scale(layer)
     base = integer_base(layer, "grad_input", grad.dtype)
     if base is not None:
-        return integer.grad_input(grad, shape, base.integer_weight(), factor, input_shape, scale)
+        return integer.grad_input(base, grad, factor, input_shape)[0]
     if factor is not None:
         grad = grad * shape.along_channels(factor.to(grad.dtype), grad)
     grad_x = shape.grad_input(grad, float_weight(layer, grad.dtype), input_shape)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from intaglio.errors import UnknownChoice
 from intaglio.kernels.column_sums import column_sums
 from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product import IntegerWeight, Window, weight_product
+from intaglio.kernels.weight_product import IntegerWeight, LayerCall, Pair, Window
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
 
 GEMMS = ("output", "grad_input")
@@ -79,47 +80,90 @@ def to_codes(x: Tensor, geometry: Geometry, factor: Tensor | None, *, by_token: 
 
 
 def output(
-    x: Codes, geometry: Geometry, weight: IntegerWeight, bias: Tensor | None, shape: torch.Size, dtype: torch.dtype
-) -> Tensor:
-    """`x codes^T * scales + bias`, for an input of `shape`."""
-    result = weight_product(
-        x.qdata,
-        weight,
-        _window(geometry),
-        row_scale=x.scale,
-        column_scale=weight.scale,
-        bias=bias,
-        dtype=_stored(dtype),
-    )
-    return _from_pixels(result, geometry, shape, geometry.out_channels).to(dtype)
+    base: IntegerLayer, x: Tensor, factor: Tensor | None, *, bias: Tensor | None, pair: Pair | None = None
+) -> tuple[Codes, Tensor, Tensor | None]:
+    """`q(x * factor) codes^T * scales + bias`, in the dtype of `x`, with a low-rank pair's share added to it.
+
+    Args:
+        factor: float32 (I,) or one row per sample (B, I); None for 1.
+
+    Returns:
+        The codes of `x * factor`, the output, and what `x` became in the rank of the pair.
+    """
+    result = _call(base, x, None, bias)(_pixels(_stored(x), base.geometry), _by_sample(factor), pair)
+    out = _from_pixels(result.out, base.geometry, x.shape, base.geometry.out_channels).to(x.dtype)
+    return Codes(result.codes, result.scale), out, result.h
 
 
 def grad_input(
-    grad: Tensor,
-    geometry: Geometry,
-    weight: IntegerWeight,
-    factor: Tensor | None,
-    shape: torch.Size,
-    scale: Tensor | None,
-) -> Tensor:
-    """`(grad * factor) W * scale` for an input of `shape`, in the dtype of `grad`.
+    base: IntegerLayer, grad: Tensor, factor: Tensor | None, shape: torch.Size, *, pair: Pair | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`(grad * factor) W * input_scale` for an input of `shape`, in the dtype of `grad`, with a pair's share added.
 
     Args:
         factor: float32 (O,) or one row per sample (B, O); None for 1.
-        scale: float32 (I,), None for 1.
     """
-    codes = to_codes(grad, geometry, weight.scale if factor is None else factor * weight.scale)
-    size = (shape[2], shape[3]) if isinstance(geometry, Conv2dGeometry) else (1, math.prod(shape[:-1]))
-    result = weight_product(
-        codes.qdata,
+    scale = base.integer_weight().scale
+    call = _call(base, grad, shape, None)
+    result = call(_pixels(_stored(grad), base.geometry), _by_sample(scale if factor is None else factor * scale), pair)
+    out = _from_pixels(result.out, base.geometry, shape, base.geometry.in_channels).to(grad.dtype)
+    return out, result.h
+
+
+class IntegerLayer(Protocol):
+    """What this file needs of a quantized layer."""
+
+    geometry: Geometry
+    input_scale: Tensor | None
+    calls: dict[Any, LayerCall]
+
+    def integer_weight(self) -> IntegerWeight: ...
+
+
+MOST_CALLS = 64
+"""Shapes that a layer remembers: more than the aspect ratios of a run."""
+
+
+def _call(base: IntegerLayer, x: Tensor, input_shape: torch.Size | None, bias: Tensor | None) -> LayerCall:
+    """The layer's product for inputs like `x`; for gradients like `x` where the shape of the input is given."""
+    weight = base.integer_weight()
+    scale = base.input_scale
+    key = (x.shape, x.dtype, x.device, input_shape, bias is None)
+    made_from = (weight, bias, None if bias is None else bias._version, scale)
+    call = base.calls.get(key)
+    if call is not None and all(a is b for a, b in zip(call.made_from, made_from, strict=True)):
+        return call
+    geometry = base.geometry
+    convolution = isinstance(geometry, Conv2dGeometry)
+    pixels = _pixels(x, geometry)
+    size = None
+    if input_shape is not None:
+        size = (input_shape[2], input_shape[3]) if convolution else (1, math.prod(input_shape[:-1]))
+    column_scale = weight.scale
+    if size is not None:
+        column_scale = x.new_ones(geometry.in_channels, dtype=torch.float32) if scale is None else scale
+    call = LayerCall(
         weight,
         _window(geometry),
-        row_scale=codes.scale,
-        column_scale=grad.new_ones(geometry.in_channels, dtype=torch.float32) if scale is None else scale,
+        tuple(pixels.shape),
+        _stored(x).dtype,
+        groups=len(pixels) if convolution else pixels.shape[2],
+        column_scale=column_scale,
+        bias=bias,
         grad_input_size=size,
-        dtype=_stored(grad.dtype),
     )
-    return _from_pixels(result, geometry, shape, geometry.in_channels).to(grad.dtype)
+    call.made_from = made_from
+    if len(base.calls) >= MOST_CALLS:
+        base.calls.clear()
+    base.calls[key] = call
+    return call
+
+
+def _by_sample(factor: Tensor | None) -> Tensor | None:
+    """(C,) or (B, C) -> (1, C) or (B, C), float32."""
+    if factor is None:
+        return None
+    return (factor if factor.ndim == 2 else factor[None]).float()
 
 
 def sum_products(a: Tensor, codes: Codes, geometry: Geometry) -> Tensor:
@@ -148,6 +192,6 @@ def _window(geometry: Geometry) -> Window:
     return Window()
 
 
-def _stored(dtype: torch.dtype) -> torch.dtype:
-    """What the kernels store for a result of `dtype`."""
-    return dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+def _stored(x: Tensor) -> Tensor:
+    """In a dtype that the kernels take."""
+    return x if x.dtype in (torch.float32, torch.bfloat16) else x.float()

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
 from intaglio.kernels.float_pair import pair_down, pair_sums, pair_up
+from intaglio.kernels.weight_product import Pair
 from intaglio.layers import frozen, integer
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
@@ -92,10 +93,8 @@ class IntegerLowRankProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, base: QuantizedLayer
     ) -> Tensor:
         """`x` (B, ..., I); `a` (r, I) and `b` (O, r) float32, rounded to the dtype of `x` where they are used."""
-        codes = integer.to_codes(x, base.geometry, base.input_scale)
-        y = integer.output(codes, base.geometry, base.integer_weight(), base.bias, x.shape, x.dtype)
-        h = pair_down(x.reshape(-1, a.shape[1]), a)
-        pair_up(y.view(-1, len(b)), h, b.T, scaling)
+        pair = Pair(a, b.T, 1.0, scaling)
+        codes, y, h = integer.output(base, x, base.input_scale, bias=base.bias, pair=pair)
         ctx.base, ctx.scaling, ctx.input_shape = base, scaling, x.shape
         ctx.save_for_backward(codes.qdata, codes.scale, h, a, b)
         return y
@@ -106,17 +105,22 @@ class IntegerLowRankProduct(torch.autograd.Function):
         qdata, scale, h, a, b = ctx.saved_tensors
         need_x, need_a, need_b = ctx.needs_input_grad[:3]
         rows = grad.reshape(-1, len(b))
-        grad_h = pair_down(rows, b.T, ctx.scaling)
         grad_a = grad_b = grad_x = None
+        if need_x and frozen.integer_base(ctx.base, "grad_input", grad.dtype) is not None:
+            pair = Pair(b.T, a, ctx.scaling, 1.0)
+            grad_x, grad_h = integer.grad_input(ctx.base, grad, None, ctx.input_shape, pair=pair)
+            assert grad_h is not None
+        else:
+            grad_h = pair_down(rows, b.T, ctx.scaling)
+            if need_x:
+                grad_x = frozen.grad_input(ctx.base, grad, ctx.input_shape)
+                pair_up(grad_x.view(-1, a.shape[1]), grad_h, a)
         if need_b:
             grad_b = pair_sums(rows, h, ctx.scaling).T
         if need_a:
             grad_a = pair_sums(qdata.view(len(h), -1), (grad_h * scale[:, None]).to(grad_h.dtype))
             if ctx.base.input_scale is not None:
                 grad_a = torch.where(ctx.base.input_scale == 0, 0.0, grad_a / ctx.base.input_scale)
-        if need_x:
-            grad_x = frozen.grad_input(ctx.base, grad, ctx.input_shape)
-            pair_up(grad_x.view(-1, a.shape[1]), grad_h, a)
         return grad_x, grad_a, grad_b, None, None
 
 

@@ -77,8 +77,7 @@ class IntegerScaledProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, base: QuantizedLayer
     ) -> Tensor:
         factor = _input_factor(r_in, rows, base)
-        codes = integer.to_codes(x, base.geometry, factor)
-        z = integer.output(codes, base.geometry, base.integer_weight(), None, x.shape, x.dtype)
+        codes, z, _ = integer.output(base, x, factor, bias=None)
         kept = integer.to_codes(z, base.geometry, None, by_token=True) if ctx.needs_input_grad[1] else None
         ctx.base, ctx.input_shape = base, x.shape
         ctx.save_for_backward(

@@ -10,6 +10,7 @@ from torch import nn
 
 from intaglio.errors import CannotMerge, Problems, UserError, WrongBase
 from intaglio.layers import frozen
+from intaglio.layers.attention import remove_attention
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.model import adapter_layers, base_hash, base_record, find_layers, hold_float_weights, replace
@@ -168,6 +169,7 @@ class Adapter:
         for name, layer in layers.items():
             replace(self.model, name, layer)
         frozen.set_integer_gemms(self.model, ())
+        remove_attention(self.model)
         if self._remove_hook is not None:
             self._remove_hook()
         self._base_hash = None

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from intaglio.errors import UserError
+from intaglio.layers.attention import install_attention
 from intaglio.layers.frozen import set_integer_gemms
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.model import (
@@ -63,6 +64,8 @@ def attach(
     model.requires_grad_(method.trains_rest and targets is None)
 
     set_integer_gemms(model, method.frozen_integer_gemms())
+    if method.frozen_integer_gemms():
+        install_attention(model)
     context = TimestepContext()
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():

@@ -14,7 +14,7 @@ from intaglio.kernels.float_pair import definition
 from intaglio.kernels.operators import Operator
 
 
-class _FloatPair(ctypes.Structure):
+class FloatPair(ctypes.Structure):
     """As in `cpu/float_pair.h`."""
 
     _fields_ = (
@@ -89,7 +89,7 @@ def _compiled(x: Tensor, other: Tensor) -> ctypes.CDLL | None:
 
 
 def _call(x: Tensor, rank: int, **fields: object) -> ctypes.Structure:
-    return _FloatPair(
+    return FloatPair(
         rows=x.shape[0], columns=x.shape[1], rank=rank, x=x.data_ptr(), x_stride=x.stride(0) if len(x) > 1 else 0,
         x_type=binding.TYPES[x.dtype], threads=torch.get_num_threads(), **fields,
     )  # fmt: skip

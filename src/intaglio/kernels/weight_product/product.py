@@ -44,31 +44,52 @@ def weight_product(
     Raises:
         UserError: a shape that does not fit, or a reduction longer than int32 holds.
     """
-    out, taps, channels = weight.shape
+    if x_BHWC.dtype != torch.int8 or x_BHWC.ndim != 4:
+        raise UserError(f"weight_product: x {x_BHWC.dtype} {tuple(x_BHWC.shape)}; expected torch.int8 (B, H, W, C)")
+    size = check_product(tuple(x_BHWC.shape), weight, window, len(row_scale), len(column_scale), grad_input_size)
     back = grad_input_size is not None
-    wanted, columns = (out, channels) if back else (channels, out)
-    if x_BHWC.dtype != torch.int8 or x_BHWC.ndim != 4 or x_BHWC.shape[3] != wanted or window.taps != taps:
-        raise UserError(
-            f"weight_product: codes {x_BHWC.dtype} {tuple(x_BHWC.shape)} against a weight of {out} x {taps} taps x "
-            f"{channels} under {window.taps} taps; expected torch.int8 (B, H, W, {wanted})"
-        )
-    if taps * wanted > MAX_REDUCTION:
-        raise UserError(
-            f"weight_product: a sum of {taps * wanted:,} products may not fit int32; at most {MAX_REDUCTION:,}"
-        )
-    if grad_input_size is not None and window.output_size(grad_input_size) != tuple(x_BHWC.shape[1:3]):
-        raise UserError(f"weight_product: an input of {grad_input_size} has no output of {tuple(x_BHWC.shape[1:3])}")
-    size = window.output_size((x_BHWC.shape[1], x_BHWC.shape[2])) if grad_input_size is None else grad_input_size
-    if len(row_scale) == 0 or (x_BHWC.shape[0] * size[0] * size[1]) % len(row_scale) or len(column_scale) != columns:
-        raise UserError(
-            f"weight_product: {len(row_scale)} row scales and {len(column_scale)} column scales for "
-            f"{x_BHWC.shape[0] * size[0] * size[1]} rows and {columns} columns"
-        )
     geometry = [*window.kernel, *window.stride, *window.padding, *window.dilation, *size]
     return _weight_product(
         x_BHWC, weight.qdata, weight.zero_point, weight.ratio, weight.levels, list(weight.shape), weight.group_size,
         geometry, back, row_scale, column_scale, bias, dtype,
     )  # fmt: skip
+
+
+def check_product(
+    shape_BHWC: tuple[int, ...],
+    weight: IntegerWeight,
+    window: Window,
+    row_scales: int,
+    column_scales: int,
+    grad_input_size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Height and width of the product's result.
+
+    Raises:
+        UserError: a shape that does not fit, or a reduction longer than int32 holds.
+    """
+    out, taps, channels = weight.shape
+    batch, height, width, given = shape_BHWC
+    wanted, columns = (channels, out) if grad_input_size is None else (out, channels)
+    if given != wanted or window.taps != taps:
+        raise UserError(
+            f"weight_product: codes {shape_BHWC} against a weight of {out} x {taps} taps x "
+            f"{channels} under {window.taps} taps; expected (B, H, W, {wanted})"
+        )
+    if taps * wanted > MAX_REDUCTION:
+        raise UserError(
+            f"weight_product: a sum of {taps * wanted:,} products may not fit int32; at most {MAX_REDUCTION:,}"
+        )
+    if grad_input_size is not None and window.output_size(grad_input_size) != (height, width):
+        raise UserError(f"weight_product: an input of {grad_input_size} has no output of {(height, width)}")
+    size = window.output_size((height, width)) if grad_input_size is None else grad_input_size
+    rows = batch * size[0] * size[1]
+    if row_scales == 0 or rows % row_scales or column_scales != columns:
+        raise UserError(
+            f"weight_product: {row_scales} row scales and {column_scales} column scales for {rows} rows and "
+            f"{columns} columns"
+        )
+    return size
 
 
 def _compute(
