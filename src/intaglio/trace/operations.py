@@ -196,6 +196,18 @@ def _token_gradient(args: Arguments, out: Tensor) -> list[Product | Vector]:
     return [Vector("quantize", h.numel()), product]
 
 
+def _group_norm(args: Arguments, x: Tensor) -> list[Vector]:
+    """The norm, and the SiLU behind it."""
+    return [Vector("group_norm", x.numel()), *([Vector("silu", x.numel())] if args["silu"] else [])]
+
+
+def _gated(args: Arguments, y: Tensor) -> list[Vector]:
+    """The activation, with the product of what it gates."""
+    if args["function"] == "silu":
+        return [Vector("silu", y.numel()), *([Vector("mul", y.numel())] if args["gated"] else [])]
+    return [Vector("geglu" if args["gated"] else "gelu", y.numel())]
+
+
 def _volume(shape: Iterable[int]) -> int:
     product = 1
     for length in shape:
@@ -232,6 +244,12 @@ register("intaglio::token_gradient", _token_gradient)
 register("intaglio::codes", lambda a, out: [Vector("quantize", a["x"].numel())])
 register("intaglio::quantize_rows", lambda a, out: [Vector("quantize", a["x"].numel())])
 register("intaglio::column_sums", lambda a, out: [Vector("scale_gradient", a["a"].numel())])
+register("intaglio::layer_norm", lambda a, out: [Vector("layer_norm", a["x"].numel())])
+register("intaglio::layer_norm_grad", lambda a, out: [Vector("layer_norm", a["grad"].numel())])
+register("intaglio::group_norm", lambda a, out: _group_norm(a, a["x"]))
+register("intaglio::group_norm_grad", lambda a, out: _group_norm(a, a["grad"]))
+register("intaglio::gated", lambda a, out: _gated(a, out))
+register("intaglio::gated_grad", lambda a, out: _gated(a, a["grad"]))
 
 # Arithmetic that ends in INT8 codes is a quantizer's: one `quantize` in all.
 QUANTIZER_STEPS = {"abs", "amax", "mul", "round", "floor", "clamp", "le", "where", "frexp", "gt", "eq"}
