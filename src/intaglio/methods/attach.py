@@ -12,6 +12,7 @@ from torch import nn
 from intaglio.errors import UserError
 from intaglio.layers.attention import install_attention
 from intaglio.layers.frozen import set_integer_gemms
+from intaglio.layers.fused import install_fused
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.model import (
     KEEP_FLOAT,
@@ -66,6 +67,7 @@ def attach(
     set_integer_gemms(model, method.frozen_integer_gemms())
     if method.frozen_integer_gemms():
         install_attention(model)
+        install_fused(model)
     context = TimestepContext()
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():
