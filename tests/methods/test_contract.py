@@ -11,7 +11,7 @@ from safetensors import safe_open
 import intaglio
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
 from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.layers.frozen import QuantizedLayer, set_integer_gemms
+from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model, replace
 from intaglio.methods.registry import METHODS, build_method
@@ -69,7 +69,7 @@ class IntegerBase(torch.nn.Module):
 def twin_at_start(method):
     """What the model must equal before training."""
     model = quantized_twin(method)
-    set_integer_gemms(model, method.frozen_integer_gemms())
+    install_integer_path(model, method.frozen_integer_gemms())
     if isinstance(method, intaglio.QuantizedLora):
         for name in intaglio.attach(make_unet(), method).layers:
             replace(model, name, IntegerBase(model.get_submodule(name), method.scale == "power_of_two"))

@@ -10,8 +10,7 @@ from torch import nn
 
 from intaglio.errors import CannotMerge, Problems, UserError, WrongBase
 from intaglio.layers import frozen
-from intaglio.layers.attention import remove_attention
-from intaglio.layers.fused import remove_fused
+from intaglio.layers.integer_path import remove_integer_path
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.model import adapter_layers, base_hash, base_record, find_layers, hold_float_weights, replace
@@ -169,9 +168,7 @@ class Adapter:
     def _put(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
         for name, layer in layers.items():
             replace(self.model, name, layer)
-        frozen.set_integer_gemms(self.model, ())
-        remove_attention(self.model)
-        remove_fused(self.model)
+        remove_integer_path(self.model)
         if self._remove_hook is not None:
             self._remove_hook()
         self._base_hash = None

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from intaglio.errors import UserError
-from intaglio.layers.attention import install_attention
-from intaglio.layers.frozen import set_integer_gemms
-from intaglio.layers.fused import install_fused
+from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.model import (
     KEEP_FLOAT,
@@ -64,10 +62,7 @@ def attach(
     chosen = match_targets(list(layers), method.default_targets if targets is None else targets)
     model.requires_grad_(method.trains_rest and targets is None)
 
-    set_integer_gemms(model, method.frozen_integer_gemms())
-    if method.frozen_integer_gemms():
-        install_attention(model)
-        install_fused(model)
+    install_integer_path(model, method.frozen_integer_gemms())
     context = TimestepContext()
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():
