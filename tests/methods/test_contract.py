@@ -12,6 +12,7 @@ import intaglio
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.layers.frozen import QuantizedLayer
+from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model, replace
 from intaglio.methods.registry import METHODS, build_method
