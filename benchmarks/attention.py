@@ -4,7 +4,8 @@
     python benchmarks/attention.py 1    # one thread; the file keeps the other table
 
 The smallest wall time of several interleaved repeats. Counted are 4 T S d operations a head forward (T queries, S
-keys, d channels) and 10 T S d backward; what a kernel computes again is not.
+keys, d channels) and 10 T S d backward; what a kernel computes again is not. Errors are |x - exact| / |exact|, exact in
+float64 from the same bfloat16 operands, |.| the root of the sum of squares.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from intaglio.cli.bench import processor
+from intaglio.kernels.attention.definition import attend, attend_gradient
 from intaglio.kernels.attention.flash import attention_operator, gradient_operator
 from intaglio.kernels.binding import path_in_use
 
@@ -95,6 +97,24 @@ def row(title: str, batch: int, queries: int, keys: int, head_dim: int) -> str:
     return f"| {title} | {queries} x {keys} | {head_dim} | {' | '.join(cells)} |"
 
 
+def errors() -> str:
+    lines = ["## Errors", "", "| queries x keys | d | of | ours | torch bfloat16 |", "|---|---|---|---|---|"]
+    for queries, keys, head_dim in ((1024, 1024, 40), (256, 77, 80), (64, 64, 160)):
+        torch.manual_seed(0)
+        made = operands(1, queries, keys, head_dim)
+        q, k, v, grad = (x.double() for x in made)
+        scale = head_dim**-0.5
+        out, lse = attend(q, k, v, scale)
+        exact = (out, *attend_gradient(grad, q, k, v, out, lse, scale))
+        results = []
+        for forward, backward in (ours(made), torchs(torch.bfloat16, made)):
+            results.append((forward()[0], *backward()))  # type: ignore[index,misc]
+        for i, name in enumerate(("out", "dq", "dk", "dv")):
+            parts = [f"{(r[i].double() - exact[i]).norm() / exact[i].norm():.2%}" for r in results]
+            lines.append(f"| {queries} x {keys} | {head_dim} | {name} | {' | '.join(parts)} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(threads: int) -> str:
     torch.set_num_threads(threads)
     lines = [
@@ -112,7 +132,7 @@ def table(threads: int) -> str:
 def main() -> None:
     wanted = [int(n) for n in sys.argv[1:]] or [1, 2]
     found = FILE.read_text(encoding="utf-8").split("\n## ")[1:] if FILE.exists() else []
-    tables = {int(text.split()[0]): f"## {text.rstrip()}\n" for text in found}
+    tables = {int(text.split()[0]): f"## {text.rstrip()}\n" for text in found if text[0].isdigit()}
     for threads in wanted:
         tables[threads] = table(threads)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -124,7 +144,7 @@ def main() -> None:
         "",
     ]
     FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text("\n".join([*head, *(tables[n] for n in sorted(tables))]), encoding="utf-8")
+    FILE.write_text("\n".join([*head, *(tables[n] for n in sorted(tables)), errors()]), encoding="utf-8")
 
 
 if __name__ == "__main__":
