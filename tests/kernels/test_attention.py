@@ -120,8 +120,10 @@ def test_nothing_is_copied_around_it(compiled):
     assert all(x.transpose(1, 2).is_contiguous() for x in results)
 
 
-def test_threads_and_repeats_change_nothing(compiled):
-    arguments = operands((1, 3, 150, 201, 24))
+@pytest.mark.parametrize("shape", [(1, 3, 150, 201, 24), (1, 1, 300, 77, 40)], ids=str)
+def test_threads_and_repeats_change_nothing(compiled, shape):
+    """Also where a head is shared: more threads than heads, than blocks of keys or of queries."""
+    arguments = operands(shape)
     before, results = torch.get_num_threads(), []
     for threads in (1, 2, 2, 5):
         torch.set_num_threads(threads)

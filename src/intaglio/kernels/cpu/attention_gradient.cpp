@@ -1,4 +1,5 @@
-// Attention backward: one head a task, so that every sum has one order whatever the number of threads.
+// Attention backward. Every sum has one order, whatever the number of threads: a task is a head, or where there are more
+// threads than heads, a range of its keys for dK and dV, or of its queries for dQ, which makes P and dS twice.
 //
 // For a block of keys in the lanes and tiles of queries in the rows, S = Q K^T and dP = dO V^T are made anew; from them
 // P = exp(scale S - lse) and dS = P (dP - D), D = sum of dO * O. Then dV^T += dO^T P and dK^T += Q^T dS with channels in the
@@ -22,6 +23,15 @@ const uint16_t* head_of(const Tokens& x, int64_t batch, int64_t head) {
     return x.data + batch * x.batch_stride + head * x.head_stride;
 }
 uint16_t* head_of(Tokens& x, int64_t batch, int64_t head) { return x.data + batch * x.batch_stride + head * x.head_stride; }
+
+struct Range {
+    int64_t start, end;
+    // The i-th of `count` parts of 0 .. size - 1, cut between blocks.
+    static Range part(int64_t size, int64_t block, int64_t i, int64_t count) {
+        const int64_t blocks = ceil_div(size, block);
+        return {std::min(i * blocks / count * block, size), std::min((i + 1) * blocks / count * block, size)};
+    }
+};
 
 // How the columns of a block of keys, or of channels, are cut in panels of one or two vectors.
 struct Panel {
@@ -53,6 +63,7 @@ struct Backward {
     Cut channels;
     Packed q, grad_out;
     float *offset, *lse_log2, *grad_q, *grad_kt, *grad_vt, *scores, *grad_weights;
+    bool with_keys = true, with_queries = true;
     Pair *kt, *vt, *k_pairs, *weights, *grad_scores, *grad_score_rows;
 
     Backward(const AttentionGradient& gradient, Scratch& scratch)
@@ -73,23 +84,39 @@ struct Backward {
         grad_score_rows = scratch.take<Pair>(QUERIES * KEYS / 2);
     }
 
+    // A head is cut in `parts` for the keys, and as many for the queries; one part does both at once.
+    static int64_t parts(const Attention& a) { return a.threads * 2 < a.batch * a.heads * 3 ? 1 : ceil_div(a.threads, a.batch * a.heads); }
+
     void run(int64_t task, bool) {
-        const int64_t batch = task / a.heads, head = task % a.heads;
-        pack_queries(batch, head);
-        for (int64_t key = 0; key < a.keys; key += KEYS) {
-            const int64_t count = std::min<int64_t>(KEYS, a.keys - key);
-            pack_keys(batch, head, key, count);
-            for (int64_t query = 0; query < a.queries; query += QUERIES) block(query, std::min<int64_t>(QUERIES, a.queries - query), count);
-            store_keys(batch, head, key, count);
-        }
-        store_queries(batch, head);
+        const int64_t cut = parts(a), of_head = cut == 1 ? 1 : 2 * cut, part = task % of_head, head = task / of_head;
+        Range keys{0, a.keys}, queries{0, a.queries};
+        with_keys = part < cut;
+        with_queries = cut == 1 || part >= cut;
+        if (!with_queries) keys = Range::part(a.keys, KEYS, part, cut);
+        if (!with_keys) queries = Range::part(a.queries, QUERIES, part - cut, cut);
+        run(head / a.heads, head % a.heads, keys, queries);
     }
 
-    void pack_queries(int64_t batch, int64_t head);
+    void run(int64_t batch, int64_t head, Range keys, Range queries) {
+        if (keys.start >= keys.end || queries.start >= queries.end) return;
+        pack_queries(batch, head, queries);
+        for (int64_t key = keys.start; key < keys.end; key += KEYS) {
+            const int64_t count = std::min<int64_t>(KEYS, keys.end - key);
+            pack_keys(batch, head, key, count);
+            for (int64_t query = 0; query < queries.end - queries.start; query += QUERIES)
+                block(query, std::min<int64_t>(QUERIES, queries.end - queries.start - query), count);
+            if (with_keys) store_keys(batch, head, key, count);
+        }
+        if (with_queries) store_queries(batch, head, queries);
+    }
+
+    void pack_queries(int64_t batch, int64_t head, Range queries);
     void pack_keys(int64_t batch, int64_t head, int64_t key, int64_t count);
     void block(int64_t query, int64_t queries, int64_t keys);
+    void add_grad_q(int64_t query, int64_t row, int64_t rows, int64_t keys);
+    void add_grad_k_and_v(int64_t query, int64_t queries, int64_t keys);
     void store_keys(int64_t batch, int64_t head, int64_t key, int64_t count);
-    void store_queries(int64_t batch, int64_t head);
+    void store_queries(int64_t batch, int64_t head, Range queries);
 };
 
 __m512 widen(__m256i bf16) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16)); }
@@ -103,17 +130,19 @@ float dot(const uint16_t* x, const uint16_t* y, int64_t n) {
     return _mm512_reduce_add_ps(sum);
 }
 
-void Backward::pack_queries(int64_t batch, int64_t head) {
-    const uint16_t* grad = head_of(g.grad_out, batch, head);
-    const uint16_t* out = head_of(a.out, batch, head);
-    q.pack(head_of(a.q, batch, head), a.q.token_stride, a.queries, d, channels);
-    grad_out.pack(grad, g.grad_out.token_stride, a.queries, d, channels);
-    const float* lse = a.lse + (batch * a.heads + head) * a.queries;
-    for (int64_t i = 0; i < a.queries; ++i) {
+void Backward::pack_queries(int64_t batch, int64_t head, Range queries) {
+    const int64_t start = queries.start, count = queries.end - start;
+    const uint16_t* grad = head_of(g.grad_out, batch, head) + start * g.grad_out.token_stride;
+    const uint16_t* out = head_of(a.out, batch, head) + start * a.out.token_stride;
+    q.pack(head_of(a.q, batch, head) + start * a.q.token_stride, a.q.token_stride, count, d, channels);
+    grad_out.pack(grad, g.grad_out.token_stride, count, d, channels);
+    const float* lse = a.lse + (batch * a.heads + head) * a.queries + start;
+    query_pairs = ceil_div(count, 2);
+    for (int64_t i = 0; i < count; ++i) {
         offset[i] = dot(grad + i * g.grad_out.token_stride, out + i * a.out.token_stride, d);
         lse_log2[i] = lse[i] * LOG2_E;
     }
-    std::memset(grad_q, 0, a.queries * wide_d * sizeof(float));
+    std::memset(grad_q, 0, count * wide_d * sizeof(float));
 }
 
 void Backward::pack_keys(int64_t batch, int64_t head, int64_t key, int64_t count) {
@@ -186,13 +215,20 @@ void Backward::block(int64_t query, int64_t queries, int64_t keys) {
                 scores, grad_weights, rows, keys - start, a.scale * LOG2_E, lse_log2 + query + row, offset + query + row,
                 {weights + pair, grad_scores + pair, grad_score_rows + row * KEYS / 2 + start / 2});
         }
-        for (int64_t start = 0; start < d; start += WIDE) {
-            const Panel panel(start, d);
-            tile_of<KEYS / 2, Then::ADD>(rows, panel.vectors)(
-                grad_score_rows + row * KEYS / 2, 1, k_pairs + start * KEYS / 2, ceil_div(keys, 2),
-                grad_q + (query + row) * wide_d + start, wide_d, nullptr);
-        }
+        if (with_queries) add_grad_q(query, row, rows, keys);
     }
+    if (with_keys) add_grad_k_and_v(query, queries, keys);
+}
+
+void Backward::add_grad_q(int64_t query, int64_t row, int64_t rows, int64_t keys) {
+    for (int64_t start = 0; start < d; start += WIDE) {
+        const Panel panel(start, d);
+        tile_of<KEYS / 2, Then::ADD>(rows, panel.vectors)(grad_score_rows + row * KEYS / 2, 1, k_pairs + start * KEYS / 2, ceil_div(keys, 2),
+                                                          grad_q + (query + row) * wide_d + start, wide_d, nullptr);
+    }
+}
+
+void Backward::add_grad_k_and_v(int64_t query, int64_t queries, int64_t keys) {
     for (int64_t i = 0; i < channels.count; ++i) {
         const int64_t first = channels.start(i), rows = channels.rows(i);
         const int64_t packed = first * query_pairs + query / 2 * rows;
@@ -217,10 +253,10 @@ void Backward::store_keys(int64_t batch, int64_t head, int64_t key, int64_t coun
     }
 }
 
-void Backward::store_queries(int64_t batch, int64_t head) {
-    uint16_t* to = head_of(g.grad_q, batch, head);
+void Backward::store_queries(int64_t batch, int64_t head, Range queries) {
+    uint16_t* to = head_of(g.grad_q, batch, head) + queries.start * g.grad_q.token_stride;
     const __m512 scale = _mm512_set1_ps(a.scale);
-    for (int64_t i = 0; i < a.queries; ++i)
+    for (int64_t i = 0; i < queries.end - queries.start; ++i)
         for (int64_t c = 0; c < d; c += LANES) {
             const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(grad_q + i * wide_d + c), scale);
             _mm256_mask_storeu_epi16(to + i * g.grad_q.token_stride + c, first16(d - c), (__m256i)_mm512_cvtneps_pbh(value));
@@ -233,5 +269,6 @@ void Backward::store_queries(int64_t batch, int64_t head) {
 extern "C" void intaglio_attention_gradient(const AttentionGradient* gradient) {
     using namespace intaglio::attention;
     const Attention& a = *gradient->forward;
-    in_parallel<Backward>(*gradient, a.batch * a.heads, a.threads);
+    const int64_t parts = Backward::parts(a);
+    in_parallel<Backward>(*gradient, a.batch * a.heads * (parts == 1 ? 1 : 2 * parts), a.threads);
 }
