@@ -188,6 +188,23 @@ def test_autograd_keeps_x_as_int8(make):
     assert y.shape[0] == 2
 
 
+def test_layers_with_one_input_round_it_once():
+    """Query, key and value: one set of codes, in memory too; never those of another tensor, or of older values."""
+    query, key = (layer_of(lambda: nn.Linear(64, 48), EXACT, rank=4, seed=s) for s in (0, 1))
+    x = torch.randn(2, 64, 64, requires_grad=True)
+    alone = [layer(x).detach() for layer in (query, key)]
+    kept, _ = saved_bytes(lambda: (query(x), key(x)))
+    tokens, pair = 128, 64 * 4 + 48 * 4 + 2 * 4 * 4
+    assert kept == tokens * (64 + 4) + 2 * (4 * 4 * tokens + pair)
+    results = query(x), key(x)
+    assert all(map(torch.equal, results, alone))
+    with torch.no_grad():
+        x.mul_(2)
+    assert torch.equal(key(x), key(x.detach().clone()))
+    other = layer_of(lambda: nn.Linear(64, 48), IntegerArithmetic(activation_bits=4), rank=4)
+    assert torch.equal(other(x), other(x.detach().clone()))
+
+
 def test_autocast_computes_the_same_integers():
     """In bfloat16 the base's share is rounded before the pair's is added, and the sum again: half a unit each."""
     layer = layer_of(lambda: nn.Linear(1500, 8), EXACT)

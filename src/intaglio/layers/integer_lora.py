@@ -7,6 +7,8 @@ scales this layer equals it bit for bit, and with float scales it computes the s
 from __future__ import annotations
 
 import math
+import weakref
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,7 +88,8 @@ class IntegerLoraLayer(LowRankLayer):
         self.register_buffer("weight_scale", _weight_scale(base), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return IntegerStep.apply(compute_input(x), self.lora_a, self.lora_b, self)
+        inside = compute_input(x)
+        return IntegerStep.apply(inside, *_input_codes(x, inside, self), self.lora_a, self.lora_b, self)
 
 
 def check_format(format: Format) -> None:
@@ -117,20 +120,66 @@ def _weight_scale(base: QuantizedLayer) -> Tensor:
     return torch.where(used, scale, scale[used].median()) if used.any() else scale
 
 
+class _LastInput:
+    """The input that was rounded last. Query, key and value read the same one: it is rounded, and kept, once."""
+
+    def __init__(self) -> None:
+        self._entry: tuple[Any, ...] | None = None
+
+    def codes(self, x: Tensor, key: tuple[object, ...]) -> tuple[Tensor, Tensor] | None:
+        """Codes and scale, if they are those of `x` as it is, and something still holds them."""
+        if self._entry is None:
+            return None
+        tensor, version, how, codes, scale = self._entry
+        if tensor() is not x or version != x._version or how != key:
+            return None
+        found = codes(), scale()
+        return None if found[0] is None or found[1] is None else found
+
+    def keep(self, x: Tensor, key: tuple[object, ...], codes: Tensor, scale: Tensor) -> None:
+        self._entry = weakref.ref(x), x._version, key, weakref.ref(codes), weakref.ref(scale)
+
+
+_last_input = _LastInput()
+
+
+@torch.no_grad()
+def _input_codes(x: Tensor, inside: Tensor, layer: IntegerLoraLayer) -> tuple[Tensor, Tensor]:
+    """Codes (rows, I) and scales (groups,) of the layer's input `x`, which the layer computes with as `inside`."""
+    base, how = layer.base, layer.how
+    assert isinstance(base, QuantizedLayer)
+    groups = row_groups(inside, layer)
+    factor = base.input_scale
+    key = (how.activation_bits, how.power_of_two, groups, isinstance(base.geometry, Conv2dGeometry), inside.dtype)
+    found = _last_input.codes(x, key) if factor is None and not x.is_inference() else None
+    if found is None:
+        rows = channels_last_rows(inside.detach(), base.geometry)
+        found = _round_rows(rows, factor, how.activation_bits, groups, how)
+        _check_finite(found[1], "input", layer)
+        if factor is None and not x.is_inference():
+            _last_input.keep(x, key, *found)
+    return found
+
+
 class IntegerStep(torch.autograd.Function):
     """Output and gradients of one layer. Saves x as INT8 and h as INT32, (K + 4 r) bytes a token, and the codes of the
     pair. Names are those of `integer_step`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lora_a: Tensor, lora_b: Tensor, layer: IntegerLoraLayer) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        x_codes: Tensor,
+        x_scale: Tensor,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        layer: IntegerLoraLayer,
+    ) -> Tensor:
         base, how = layer.base, layer.how
         assert isinstance(base, QuantizedLayer)
-        shape, bits = base.geometry, how.activation_bits
-        groups = row_groups(x, layer)
-        x_codes, x_scale = _round_rows(channels_last_rows(x, shape), base.input_scale, bits, groups, how)
-        _check_finite(x_scale, "input", layer)
+        shape = base.geometry
         a, a_scale, b, b_scale = _pair_codes(lora_a, lora_b, layer)
-        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # there is none for meta
+        with _no_autocast(x):
             y = weight_product(
                 pixels(x_codes, x.shape, shape),
                 base.integer_weight(),
@@ -141,7 +190,7 @@ class IntegerStep(torch.autograd.Function):
                 dtype=stored(x.dtype),
             )
             h = low_rank_update(
-                y.view(-1, len(b)),
+                y.view(-1, b.shape[0]),
                 unfold(x_codes, x.shape, shape),
                 a,
                 b,
@@ -149,7 +198,7 @@ class IntegerStep(torch.autograd.Function):
                 first_scale=a_scale,
                 second_scale=b_scale,
                 column_scale=None if how.separate_gradient else layer.weight_scale,
-                bits=bits,
+                bits=how.activation_bits,
                 power_of_two=how.power_of_two,
             )
         ctx.layer, ctx.input_shape = layer, x.shape
@@ -161,7 +210,7 @@ class IntegerStep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_codes, x_scale, h, a, a_scale, b, b_scale = ctx.saved_tensors
         layer, base, how = ctx.layer, ctx.layer.base, ctx.layer.how
-        shape, bits, groups = base.geometry, how.gradient_bits, len(x_scale)
+        shape, bits, groups = base.geometry, how.gradient_bits, x_scale.shape[0]
         rows = channels_last_rows(grad, shape)
         seed = seed_of(rows) if how.rounding == "stochastic" else None
         g, g_scale = _round_rows(rows, layer.weight_scale, bits, groups, how, seed)
@@ -182,7 +231,7 @@ class IntegerStep(torch.autograd.Function):
         db = token_gradient(h, own, rank_scale=a_scale, divisor=divisor, seed=_plus(seed, 1), transposed=True, **scales)
         patches = unfold(x_codes, ctx.input_shape, shape)
         da = token_gradient(gh, patches, rank_scale=b_scale, multiplier=layer.scaling, seed=_plus(seed, 2), **scales)
-        return grad_x, from_rows_like(da, layer.lora_a), db.view(layer.lora_b.shape), None
+        return grad_x, None, None, from_rows_like(da, layer.lora_a), db.view(layer.lora_b.shape), None
 
 
 @dataclass(frozen=True)
@@ -245,12 +294,12 @@ def _grad_input(
 
 def _pair_codes(lora_a: Tensor, lora_b: Tensor, layer: IntegerLoraLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """INT8 codes of alpha / rank A and of B (over the weight's scales), each with a scale a rank, float32 (r,)."""
-    power_of_two = layer.how.power_of_two
+    shifts = layer.how.power_of_two
     a_rows, divisor = to_rows(lora_a), None if layer.how.separate_gradient else layer.weight_scale
     factor = None if layer.scaling == 1 else a_rows.new_full((a_rows.shape[1],), layer.scaling)
-    a, a_scale = codes_by_group(a_rows, ADAPTER_BITS, layer.rank, power_of_two=power_of_two, factor_C=factor)
-    b, b_scale = codes_by_column(lora_b.flatten(1), ADAPTER_BITS, power_of_two=power_of_two, divisor_R=divisor)
-    return a, a_scale[:, 0], b, b_scale[0]
+    a, a_scale = codes_by_group(a_rows, ADAPTER_BITS, layer.rank, power_of_two=shifts, factor_C=factor)
+    b, b_scale = codes_by_column(lora_b.flatten(1), ADAPTER_BITS, power_of_two=shifts, divisor_R=divisor)
+    return a, a_scale.view(-1), b, b_scale.view(-1)
 
 
 def from_rows_like(rows: Tensor, like: Tensor) -> Tensor:
@@ -283,6 +332,12 @@ def _round_rows(
 def stored(dtype: torch.dtype) -> torch.dtype:
     """What the kernels store for a result of `dtype`."""
     return dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Exact products in float32, where there are no compiled ones, must not become bfloat16."""
+    kind = "cpu" if x.is_meta else x.device.type  # there is no autocast for meta
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _plus(seed: Tensor | None, offset: int) -> Tensor | None:

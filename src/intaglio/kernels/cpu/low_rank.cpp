@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include "level.h"
 #include "low_rank.h"
 #include "panels_avx512.h"
 #include "scales.h"
@@ -80,18 +81,28 @@ inline __m512 load_out(const uint16_t* p, __mmask16 mask) {
     const __m256i half = WHOLE ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)) : _mm256_maskz_loadu_epi16(mask, p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
-template <bool WHOLE>
+template <bool WHOLE, bool NATIVE>
 inline void store_out(float* p, __mmask16 mask, __m512 v) {
     WHOLE ? _mm512_storeu_ps(p, v) : _mm512_mask_storeu_ps(p, mask, v);
 }
-template <bool WHOLE>
-inline void store_out(uint16_t* p, __mmask16 mask, __m512 v) {  // to nearest even; NaN stays NaN
+
+// In assembly, so that it inlines into code for machines without the instruction, where it is not reached.
+inline __m256i to_bfloat16_native(__m512 v) {
+    __m256i rounded;
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v));
+    return rounded;
+}
+inline __m256i to_bfloat16(__m512 v) {  // to nearest even; NaN stays NaN
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __m512i high = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q),
         _mm512_set1_epi32(0x7fc0));
-    const __m256i half = _mm512_cvtepi32_epi16(high);
+    return _mm512_cvtepi32_epi16(high);
+}
+template <bool WHOLE, bool NATIVE>
+inline void store_out(uint16_t* p, __mmask16 mask, __m512 v) {
+    const __m256i half = NATIVE ? to_bfloat16_native(v) : to_bfloat16(v);
     if (WHOLE)
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
     else
@@ -106,7 +117,7 @@ inline __m512i quad(const int8_t* codes, int64_t count) {
 }
 
 // PANELS panels from `n` on; QUADS: those of a rank that is a multiple of 4, 0 for any rank.
-template <int QUADS, int PANELS, bool WHOLE, typename T>
+template <int QUADS, int PANELS, bool WHOLE, bool NATIVE, typename T>
 __attribute__((noinline)) void add_panels(const Work& w, int64_t row, int64_t rows, int64_t n) {
     const LowRank& p = w.p;
     const int64_t quads = QUADS ? QUADS : w.second.quads(), column = n * PANEL;
@@ -144,33 +155,34 @@ __attribute__((noinline)) void add_panels(const Work& w, int64_t row, int64_t ro
 #pragma GCC unroll 2
         for (int i = 0; i < PANELS; ++i) {
             const __m512 update = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), column_scale[i]);
-            store_out<WHOLE>(out + i * PANEL, mask, _mm512_add_ps(load_out<WHOLE>(out + i * PANEL, mask), update));
+            store_out<WHOLE, NATIVE>(out + i * PANEL, mask, _mm512_add_ps(load_out<WHOLE>(out + i * PANEL, mask), update));
         }
     }
 }
 
-template <int QUADS, typename T>
+template <int QUADS, bool NATIVE, typename T>
 void add_all(const Work& w, int64_t row, int64_t rows) {
     const int64_t whole = w.p.out_columns / PANEL;
     int64_t n = 0;
-    for (; n + 2 <= whole; n += 2) add_panels<QUADS, 2, true, T>(w, row, rows, n);
-    if (n < whole) add_panels<QUADS, 1, true, T>(w, row, rows, n);
-    if (w.p.out_columns % PANEL) add_panels<QUADS, 1, false, T>(w, row, rows, whole);
+    for (; n + 2 <= whole; n += 2) add_panels<QUADS, 2, true, NATIVE, T>(w, row, rows, n);
+    if (n < whole) add_panels<QUADS, 1, true, NATIVE, T>(w, row, rows, n);
+    if (w.p.out_columns % PANEL) add_panels<QUADS, 1, false, NATIVE, T>(w, row, rows, whole);
 }
 
-template <typename T>
+template <bool NATIVE, typename T>
 void add(const Work& w, int64_t row, int64_t rows) {
     switch (w.p.rank) {
-        case 4: return add_all<1, T>(w, row, rows);
-        case 8: return add_all<2, T>(w, row, rows);
-        case 16: return add_all<4, T>(w, row, rows);
-        case 32: return add_all<8, T>(w, row, rows);
-        default: return add_all<0, T>(w, row, rows);
+        case 4: return add_all<1, NATIVE, T>(w, row, rows);
+        case 8: return add_all<2, NATIVE, T>(w, row, rows);
+        case 16: return add_all<4, NATIVE, T>(w, row, rows);
+        case 32: return add_all<8, NATIVE, T>(w, row, rows);
+        default: return add_all<0, NATIVE, T>(w, row, rows);
     }
 }
 
 void add_update(const Work& w, int64_t row, int64_t rows) {
-    w.p.out_type == 1 ? add<float>(w, row, rows) : add<uint16_t>(w, row, rows);
+    if (w.p.out_type == 1) return add<false, float>(w, row, rows);
+    level() == AVX512_BF16 ? add<true, uint16_t>(w, row, rows) : add<false, uint16_t>(w, row, rows);
 }
 
 void run(const Work& w) {

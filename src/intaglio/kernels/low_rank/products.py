@@ -76,13 +76,13 @@ def low_rank_update(
         UserError: a dtype or shape that does not fit, or a sum that int32 may not hold.
     """
     check(x_MC, first_rC, reduction=1)
-    shapes = (len(first_rC), len(second_Or)), tuple(out_MO.shape), len(row_scale)
-    expected = (second_Or.shape[1], out_MO.shape[1]), (len(x_MC), len(second_Or)), max(1, len(row_scale))
-    if shapes != expected or len(x_MC) % max(1, len(row_scale)) or out_MO.stride(1) != 1:
+    shapes = (first_rC.shape[0], second_Or.shape[0]), tuple(out_MO.shape), row_scale.shape[0]
+    expected = (second_Or.shape[1], out_MO.shape[1]), (x_MC.shape[0], second_Or.shape[0]), max(1, row_scale.shape[0])
+    if shapes != expected or x_MC.shape[0] % max(1, row_scale.shape[0]) or out_MO.stride(1) != 1:
         raise UserError(
             f"low_rank_update: x {tuple(x_MC.shape)}, first {tuple(first_rC.shape)}, second {tuple(second_Or.shape)}, "
-            f"out {tuple(out_MO.shape)}, {len(row_scale)} row scales; expected (M, C), (r, C), (O, r), (M, O) and a "
-            "scale for each of equal runs of rows"
+            f"out {tuple(out_MO.shape)}, {row_scale.shape[0]} row scales; expected (M, C), (r, C), (O, r), (M, O) and "
+            "a scale for each of equal runs of rows"
         )
     h, _ = (_low_rank_update if watched() or not out_MO.is_cpu else _run_low_rank_update)(
         out_MO, x_MC, first_rC, second_Or, row_scale, first_scale, second_scale, column_scale, bits, power_of_two
@@ -126,7 +126,7 @@ def token_gradient(
     Returns:
         float32 (r, C): exact sums, then float64 in the order written, rounded once.
     """
-    if h_Mr.dtype != torch.int32 or right_MC.dtype != torch.int8 or len(h_Mr) != len(right_MC):
+    if h_Mr.dtype != torch.int32 or right_MC.dtype != torch.int8 or h_Mr.shape[0] != right_MC.shape[0]:
         raise UserError(
             f"token_gradient: h {h_Mr.dtype} {tuple(h_Mr.shape)}, right {right_MC.dtype} {tuple(right_MC.shape)}; "
             "expected int32 (M, r) and int8 (M, C)"
@@ -174,12 +174,12 @@ def _run_low_rank_update(
     x, first, second = _rows(x), _dense(first), _dense(second)
     row_scale, first_scale, second_scale = map(_flat, (row_scale, first_scale, second_scale))
     column_scale = None if column_scale is None else _flat(column_scale)
-    h = x.new_empty(len(x), len(first), dtype=torch.int32)
+    h = x.new_empty(x.shape[0], first.shape[0], dtype=torch.int32)
     codes = torch.empty_like(h, dtype=torch.int8)
     call = _first(x, first, h)
-    call.second, call.out_columns = binding.address(second), len(second)
+    call.second, call.out_columns = binding.address(second), second.shape[0]
     call.second_column_stride, call.second_rank_stride = second.stride()
-    call.row_scale, call.groups = binding.address(row_scale), len(row_scale)
+    call.row_scale, call.groups = binding.address(row_scale), row_scale.shape[0]
     call.first_scale, call.second_scale = binding.address(first_scale), binding.address(second_scale)
     call.max_code, call.power_of_two = max_code(bits), power_of_two
     call.codes, call.column_scale = binding.address(codes), binding.address(column_scale)
@@ -191,7 +191,7 @@ def _run_low_rank_update(
 def _first(x: Tensor, first: Tensor, h: Tensor) -> _LowRank:
     """The call that makes `h` alone."""
     return _LowRank(
-        x=binding.address(x), x_stride=x.stride(0), rows=len(x), columns=x.shape[1], rank=len(first),
+        x=binding.address(x), x_stride=x.stride(0), rows=x.shape[0], columns=x.shape[1], rank=first.shape[0],
         first=binding.address(first), first_rank_stride=first.stride(0), first_column_stride=first.stride(1),
         h=binding.address(h), groups=1, threads=torch.get_num_threads(),
     )  # fmt: skip
@@ -202,7 +202,7 @@ _low_rank_update = torch.library.custom_op("intaglio::low_rank_update", _run_low
 
 @_low_rank_update.register_fake
 def _(out, x, first, second, row_scale, first_scale, second_scale, column_scale, bits, power_of_two):  # type: ignore[no-untyped-def]
-    h = x.new_empty(len(x), len(first), dtype=torch.int32)
+    h = x.new_empty(x.shape[0], first.shape[0], dtype=torch.int32)
     return h, torch.empty_like(h, dtype=torch.int8)
 
 
@@ -211,13 +211,13 @@ def _run_rank_product(x: Tensor, first: Tensor) -> Tensor:
     if kernels is None:
         return int8_matmul(x, first)
     x, first = _rows(x), _dense(first)
-    h = x.new_empty(len(x), len(first), dtype=torch.int32)
+    h = x.new_empty(x.shape[0], first.shape[0], dtype=torch.int32)
     kernels.intaglio_low_rank(ctypes.byref(_first(x, first, h)))
     return h
 
 
 def _fake_rank_product(x, first):  # type: ignore[no-untyped-def]
-    return x.new_empty(len(x), len(first), dtype=torch.int32)
+    return x.new_empty(x.shape[0], first.shape[0], dtype=torch.int32)
 
 
 def _run_token_gradient(
@@ -246,8 +246,8 @@ def _run_token_gradient(
     out = h.new_empty(shape, dtype=torch.float32)
     rank_stride, column_stride = out.stride()[::-1] if transposed else out.stride()
     call = _TokenSums(
-        h=binding.address(h), rows=len(h), rank=h.shape[1], left_scale=binding.address(left_scale),
-        right_scale=binding.address(right_scale), groups=len(left_scale), rank_scale=binding.address(rank_scale),
+        h=binding.address(h), rows=h.shape[0], rank=h.shape[1], left_scale=binding.address(left_scale),
+        right_scale=binding.address(right_scale), groups=left_scale.shape[0], rank_scale=binding.address(rank_scale),
         max_code=max_code(bits), power_of_two=power_of_two, stochastic=seed is not None,
         seed=0 if seed is None else int(seed.item()) & 0xFFFFFFFF, right=binding.address(right),
         right_stride=right.stride(0), columns=right.shape[1], divisor=binding.address(divisor), multiplier=multiplier,
