@@ -71,8 +71,9 @@ class Adapter:
     def save(self, folder: str | Path) -> Path:
         """Write the adapter, and nothing of the base, to `folder`; returns the path of the file."""
         layer = next(iter(adapter_layers(self.model).values()), None)
-        ecosystem = isinstance(layer, LowRankLayer) and layer.layout == "lora"
-        lora = (layer.rank, layer.alpha) if ecosystem else None
+        lora = None
+        if isinstance(layer, LowRankLayer) and layer.layout == "lora":
+            lora = (layer.rank, layer.alpha)
         return write_file(Path(folder), self.header(), dict(self.named_parameters()), lora)
 
     def load(self, folder: str | Path) -> None:
