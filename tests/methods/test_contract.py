@@ -69,7 +69,7 @@ class IntegerBase(torch.nn.Module):
 
 def twin_at_start(method):
     """What the model must equal before training."""
-    model = quantized_twin(method)
+    model = quantized_twin(method).requires_grad_(False)
     install_integer_path(model, method.frozen_integer_gemms())
     if isinstance(method, intaglio.QuantizedLora):
         for name in intaglio.attach(make_unet(), method).layers:
