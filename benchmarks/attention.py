@@ -127,7 +127,7 @@ def table(threads: int) -> str:
     lines = [
         f"## {threads} thread{'s' * (threads > 1)}",
         "",
-        "| layer | queries x keys | d | ours | torch bfloat16 | torch float32 | times torch bfloat16 | ours, ms | INT8 |",
+        "| layer | queries x keys | d | ours | torch bfloat16 | torch float32 | times torch | ours, ms | INT8 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in CASES:

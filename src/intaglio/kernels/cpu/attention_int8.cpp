@@ -194,7 +194,9 @@ void IntegerForward::pack_keys(const Tokens& k, int64_t batch, int64_t head) {
     const uint16_t* x = k.data + batch * k.batch_stride + head * k.head_stride;
     for (int64_t key = 0; key < a.keys; key += ROWS) {
         const int64_t rows = std::min<int64_t>(ROWS, a.keys - key);
+        if (key == 0) prefetch(x, k.token_stride, rows, d);
         prefetch(x + (key + ROWS) * k.token_stride, k.token_stride, std::min<int64_t>(ROWS, a.keys - key - ROWS), d);
+        prefetch(a.v.data + batch * a.v.batch_stride + head * a.v.head_stride + key * a.v.token_stride, a.v.token_stride, rows, d);
         for (int64_t r = 0; r < rows; ++r) {
             const Row row = quantize(x + (key + r) * k.token_stride, d, codes + r * ROW);
             key_scale[key + r] = row.scale;
