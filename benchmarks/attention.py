@@ -4,8 +4,9 @@
     python benchmarks/attention.py 1    # one thread; the file keeps the other table
 
 The smallest wall time of several interleaved repeats. Counted are 4 T S d operations a head forward (T queries, S
-keys, d channels) and 10 T S d backward; what a kernel computes again is not. Errors are |x - exact| / |exact|, exact in
-float64 from the same bfloat16 operands, |.| the root of the sum of squares.
+keys, d channels) and 10 T S d backward; what a kernel computes again is not. INT8 is the forward pass with both
+products in INT8. Errors are |x - exact| / |exact|, exact in float64 from the same bfloat16 operands, |.| the root of
+the sum of squares.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from intaglio.cli.bench import processor
 from intaglio.kernels.attention.definition import attend, attend_gradient
-from intaglio.kernels.attention.flash import attention_operator, gradient_operator
+from intaglio.kernels.attention.operators import attention_operator, gradient_operator
 from intaglio.kernels.binding import path_in_use
 
 HEADS = 8
@@ -76,29 +77,35 @@ def torchs(dtype: torch.dtype, made: list[Tensor]) -> list[Callable[[], object]]
     return [lambda: fused(q, k, v), lambda: gradient(grad, q, k, v, out, lse, 0.0, False)]
 
 
-def ours(made: list[Tensor]) -> list[Callable[[], object]]:
+def ours(made: list[Tensor], int8: bool = False) -> list[Callable[[], object]]:
     q, k, v, grad = made
     scale = q.shape[3] ** -0.5
-    out, lse = attention_operator(q, k, v, scale)
+    out, lse = attention_operator(q, k, v, scale, int8)
     return [
-        lambda: attention_operator(q, k, v, scale),
+        lambda: attention_operator(q, k, v, scale, int8),
         lambda: gradient_operator(grad, q, k, v, out, lse, scale),
     ]
 
 
 def row(title: str, batch: int, queries: int, keys: int, head_dim: int) -> str:
     made = operands(batch, queries, keys, head_dim)
-    times = best_seconds([*ours(made), *torchs(torch.bfloat16, made), *torchs(torch.float32, made)])
+    calls = [*ours(made), *torchs(torch.bfloat16, made), *torchs(torch.float32, made), ours(made, int8=True)[0]]
+    *times, int8 = best_seconds(calls)
     operations = 4 * batch * HEADS * queries * keys * head_dim
     rates = [operations * (1, 2.5)[i % 2] / t / 1e9 for i, t in enumerate(times)]
     cells = [f"{rates[i]:.0f} / {rates[i + 1]:.0f}" for i in (0, 2, 4)]
     gain = f"{times[2] / times[0]:.1f} / {times[3] / times[1]:.1f}"
-    cells += [gain, f"{times[0] * 1e3:.2f} / {times[1] * 1e3:.2f}"]
+    cells += [gain, f"{times[0] * 1e3:.2f} / {times[1] * 1e3:.2f}", f"{operations / int8 / 1e9:.0f}"]
     return f"| {title} | {queries} x {keys} | {head_dim} | {' | '.join(cells)} |"
 
 
 def errors() -> str:
-    lines = ["## Errors", "", "| queries x keys | d | of | ours | torch bfloat16 |", "|---|---|---|---|---|"]
+    lines = [
+        "## Errors",
+        "",
+        "| queries x keys | d | of | ours | torch bfloat16 | INT8 |",
+        "|---|---|---|---|---|---|",
+    ]
     for queries, keys, head_dim in ((1024, 1024, 40), (256, 77, 80), (64, 64, 160)):
         torch.manual_seed(0)
         made = operands(1, queries, keys, head_dim)
@@ -107,7 +114,7 @@ def errors() -> str:
         out, lse = attend(q, k, v, scale)
         exact = (out, *attend_gradient(grad, q, k, v, out, lse, scale))
         results = []
-        for forward, backward in (ours(made), torchs(torch.bfloat16, made)):
+        for forward, backward in (ours(made), torchs(torch.bfloat16, made), ours(made, int8=True)):
             results.append((forward()[0], *backward()))  # type: ignore[index,misc]
         for i, name in enumerate(("out", "dq", "dk", "dv")):
             parts = [f"{(r[i].double() - exact[i]).norm() / exact[i].norm():.2%}" for r in results]
@@ -120,8 +127,8 @@ def table(threads: int) -> str:
     lines = [
         f"## {threads} thread{'s' * (threads > 1)}",
         "",
-        "| layer | queries x keys | d | ours | torch bfloat16 | torch float32 | times torch bfloat16 | ours, ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "| layer | queries x keys | d | ours | torch bfloat16 | torch float32 | times torch | ours, ms | INT8 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in CASES:
         lines.append(row(*case))

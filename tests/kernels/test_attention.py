@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from intaglio.errors import UserError
-from intaglio.kernels.attention import attention, flash, is_compiled
+from intaglio.kernels.attention import attention, is_compiled, operators
 from intaglio.kernels.attention.definition import attend, attend_gradient
 from saved import saved_bytes
 
@@ -150,11 +150,12 @@ def test_what_is_not_finite_goes_on(compiled, bad):
         assert not all(g.isfinite().all() for g in grads)
 
 
-def test_operators(compiled):
+def test_operators():
     q, k, v, grad = operands((1, 2, 19, 23, 6))
-    torch.library.opcheck(flash.attention_operator.operator, (q, k, v, 0.4))
-    out, lse = flash.attention_operator(q, k, v, 0.4)
-    torch.library.opcheck(flash.gradient_operator.operator, (grad, q, k, v, out, lse, 0.4))
+    for int8 in (False, True):
+        torch.library.opcheck(operators.attention_operator.operator, (q, k, v, 0.4, int8))
+    out, lse = operators.attention_operator(q, k, v, 0.4, False)
+    torch.library.opcheck(operators.gradient_operator.operator, (grad, q, k, v, out, lse, 0.4))
 
 
 def test_a_compiler_sees_them(compiled):

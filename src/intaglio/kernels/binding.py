@@ -146,7 +146,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if loaded.intaglio_best_level() < 0:
         return None, "this processor has no AVX2"
     loaded.intaglio_set_level.restype = None
-    void = ("product", "quantize_rows", "column_sums", "attention", "attention_gradient")
+    void = ("product", "quantize_rows", "column_sums", "attention", "attention_gradient", "attention_int8")
     for name in void:
         getattr(loaded, f"intaglio_{name}").restype = None
     return loaded, ""

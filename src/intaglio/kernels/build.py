@@ -47,6 +47,7 @@ UNITS = {
     "token_sums.cpp": AVX512,
     "attention.cpp": AVX512_BF16,
     "attention_gradient.cpp": AVX512_BF16,
+    "attention_int8.cpp": AVX512_BF16,
     "group_norm_avx512.cpp": AVX512,
     "layer_norm_avx512.cpp": AVX512,
     "gated_avx512.cpp": AVX512,

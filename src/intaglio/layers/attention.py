@@ -16,8 +16,8 @@ class FlashAttentionProcessor:
     With a mask, or arguments that it does not know, the processor that it stands in for computes.
     """
 
-    def __init__(self, replaced: AttnProcessor | AttnProcessor2_0):
-        self.replaced = replaced
+    def __init__(self, replaced: AttnProcessor | AttnProcessor2_0, int8: bool = False):
+        self.replaced, self.int8 = replaced, int8
 
     def __call__(
         self,
@@ -45,7 +45,7 @@ class FlashAttentionProcessor:
         if scale is None:
             q = q if attn.norm_q is None else attn.norm_q(q)
             k = k if attn.norm_k is None else attn.norm_k(k)
-        out = attention(q, k, v, scale).transpose(1, 2).flatten(2).to(q.dtype)
+        out = attention(q, k, v, scale, int8=self.int8).transpose(1, 2).flatten(2).to(q.dtype)
         for module in attn.to_out:  # the projection and dropout
             out = module(out)
         if hidden_states.ndim == 4:
@@ -60,17 +60,20 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def install_attention(denoiser: nn.Module) -> int:
+def install_attention(denoiser: nn.Module, *, int8: bool = False) -> int:
     """Let every `Attention` of a denoiser whose processor is diffusers' default compute by `kernels.attention`.
 
     Others keep what they have: another processor, or one that must compute in float32 (`upcast_attention`).
+
+    Args:
+        int8: the two products of the forward pass in INT8, slightly faster and less exact (docs/attention.md).
 
     Returns:
         How many were replaced.
     """
     found = [m for m in _attentions(denoiser) if _is_default(m)]
     for module in found:
-        module.set_processor(FlashAttentionProcessor(module.processor))
+        module.set_processor(FlashAttentionProcessor(module.processor, int8))
     return len(found)
 
 

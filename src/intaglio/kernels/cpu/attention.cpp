@@ -5,11 +5,11 @@
 // channels nor that of keys lies in the lanes, so no head size and no number of keys is padded beyond a pair.
 
 #include <cmath>
-#include <limits>
 
 #include "attention.h"
 #include "attention_pack.h"
 #include "attention_scratch.h"
+#include "attention_soften.h"
 
 namespace intaglio::attention {
 namespace {
@@ -54,48 +54,14 @@ struct Forward {
     void block(int64_t batch, int64_t head, int64_t query, int64_t count);
 };
 
-// Scores (keys, V * LANES) -> weights in pairs of keys; the maximum, the sum of weights and the factor of older sums are kept
-// by lane.
-template <int V>
-[[gnu::noinline]] void soften(const float* scores, int64_t keys, float scale_log2, float* maximum, float* total, float* factor,
-                              Pair* weights) {
-    const __m512 scale = _mm512_set1_ps(scale_log2);
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-        const float* s = scores + v * LANES;
-        const __m512 before = _mm512_loadu_ps(maximum + v * LANES);
-        __m512 top = before, other = before;
-        for (int64_t key = 0; key < keys; key += 2) {
-            top = _mm512_max_ps(top, _mm512_loadu_ps(s + key * V * LANES));
-            other = _mm512_max_ps(other, _mm512_loadu_ps(s + (key + 1) * V * LANES));
-        }
-        top = _mm512_max_ps(top, other);
-        const __m512 offset = _mm512_mul_ps(top, scale);
-        const __m512 shrink = exp2(_mm512_fmsub_ps(before, scale, offset));
-        __m512 sum = _mm512_setzero_ps(), sum_of_odd = _mm512_setzero_ps();
-        for (int64_t key = 0; key < keys; key += 2) {
-            const __m512 even = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(s + key * V * LANES), scale, offset));
-            const __m512 odd = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(s + (key + 1) * V * LANES), scale, offset));
-            sum = _mm512_add_ps(sum, even);
-            sum_of_odd = _mm512_add_ps(sum_of_odd, odd);
-            _mm512_storeu_si512(weights + key / 2 * V * LANES + v * LANES, pairs(even, odd));
-        }
-        sum = _mm512_add_ps(sum, sum_of_odd);
-        _mm512_storeu_ps(total + v * LANES, _mm512_fmadd_ps(_mm512_loadu_ps(total + v * LANES), shrink, sum));
-        _mm512_storeu_ps(maximum + v * LANES, top);
-        _mm512_storeu_ps(factor + v * LANES, shrink);
-    }
-}
-
 void Forward::block(int64_t batch, int64_t head, int64_t query, int64_t count) {
     const int64_t vectors = count > LANES ? 2 : 1, width = vectors * LANES;
     const uint16_t* q = a.q.data + batch * a.q.batch_stride + head * a.q.head_stride + query * a.q.token_stride;
     for (int64_t lane = 0; lane < width; lane += LANES)
         pack_columns(q + lane * a.q.token_stride, a.q.token_stride, count - lane, a.head_dim, queries + lane, width, LANES);
-    alignas(64) float maximum[WIDE], total[WIDE], factor[WIDE];
-    std::fill(maximum, maximum + WIDE, -std::numeric_limits<float>::max());  // finite: its factor is 0, not NaN
-    std::fill(total, total + WIDE, 0.0f);
-    const float scale_log2 = a.scale * 1.44269504f;
+    Running running;
+    alignas(64) float scale_log2[WIDE];
+    std::fill(scale_log2, scale_log2 + WIDE, a.scale * 1.44269504f);
     const int64_t tiles = ceil_div(a.keys, ROWS), blocks = ceil_div(a.keys, KEYS);
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t start = block * tiles / blocks * ROWS, end = std::min((block + 1) * tiles / blocks * ROWS, a.keys);
@@ -104,21 +70,21 @@ void Forward::block(int64_t batch, int64_t head, int64_t query, int64_t count) {
             tile_of<1, Then::STORE>(std::min<int64_t>(ROWS, here - key), vectors)(
                 keys + (start + key) * channel_pairs, ROWS, queries, channel_pairs, scores + key * width, width, nullptr);
         if (even > here) std::fill(scores + here * width, scores + even * width, -INFINITY);
-        (vectors == 2 ? soften<2> : soften<1>)(scores, even, scale_log2, maximum, total, factor, weights);
+        (vectors == 2 ? soften<2, Bfloat16Weights> : soften<1, Bfloat16Weights>)(scores, even, scale_log2, running, weights);
         for (int64_t i = 0; i < channels.count; ++i) {
             const int64_t first = channels.start(i), rows = channels.rows(i);
             const auto add = start ? tile_of<1, Then::RESCALE>(rows, vectors) : tile_of<1, Then::STORE>(rows, vectors);
-            add(values + first * key_pairs + start / 2 * rows, rows, weights, even / 2, sums + first * width, width, factor);
+            add(values + first * key_pairs + start / 2 * rows, rows, weights, even / 2, sums + first * width, width, running.factor);
         }
     }
     uint16_t* out = a.out.data + batch * a.out.batch_stride + head * a.out.head_stride + query * a.out.token_stride;
     for (int64_t lane = 0; lane < width; lane += LANES) {
-        const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_loadu_ps(total + lane));
+        const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_loadu_ps(running.total + lane));
         store_transposed(sums + lane, width, a.head_dim, inverse, out + lane * a.out.token_stride, a.out.token_stride,
                          std::min<int64_t>(LANES, count - lane));
     }
     float* lse = a.lse + (batch * a.heads + head) * a.queries + query;
-    for (int64_t i = 0; i < count; ++i) lse[i] = maximum[i] * a.scale + std::log(total[i]);
+    for (int64_t i = 0; i < count; ++i) lse[i] = running.maximum[i] * a.scale + std::log(running.total[i]);
 }
 
 }  // namespace
