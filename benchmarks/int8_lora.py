@@ -5,8 +5,8 @@
     python benchmarks/int8_lora.py sweep        # the same for 8 to 4 bits of weights, activations, gradients: an hour
     python benchmarks/int8_lora.py stability    # 2,000 steps
 
-Writes benchmarks/results/int8_lora_<part>.md, after every row. Runs of one file have the same seed: the same start,
-data, noise and timesteps.
+Writes benchmarks/results/int8_lora_<part>.md, after every row; an interrupted run of losses or sweep goes on. Runs of
+one file have the same seed: the same start, data, noise and timesteps.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _sweep() -> dict[str, dict]:
     for bits in (4, 5, 6):
         own = {"weights": {"base": f"int{bits}"}, "activations": {"activation_bits": bits}}
         own |= {"gradients": {"gradient_bits": bits}}
-        own |= {"all": {k: v for options in own.values() for k, v in options.items()}}
+        own = {"all": {k: v for options in own.values() for k, v in options.items()}, **own}
         ways = {"weights": four[:1], "activations": four[:1], "gradients": four[:3:2], "all": four[:3:2]}
         if bits == 4:  # where it may break
             ways |= {"activations": four[:2], "gradients": four}
@@ -128,8 +128,11 @@ def errors(task: Task, write: Callable[[list[str]], None]) -> None:
     write(lines)
 
 
-def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], None]) -> None:
-    """Mean |difference| / loss over all steps, and the loss on the fixed set, against qlora on the same base."""
+def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], None], done: dict[str, str]) -> None:
+    """Mean |difference| / loss over all steps, and the loss on the fixed set, against qlora on the same base.
+
+    `done`: rows that are there already, by setting.
+    """
     twins: dict[str, tuple[list[float], float]] = {}
     lines = [
         f"{task.steps} steps of {task.batch_size} pictures, seed {task.seed}. Float twin: qlora on the same base; its "
@@ -139,6 +142,9 @@ def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], N
         "|---|---|---|---|",
     ]
     for title, options in variants.items():
+        if title in done:
+            lines.append(done[title])
+            continue
         base = options.get("base", "int8")
         if base not in twins:
             twins[base] = run(task, method="qlora", base=base)
@@ -230,9 +236,15 @@ def main() -> None:
     if arguments.part == "errors":
         errors(task, write)
         return
+    command = f"`python benchmarks/int8_lora.py {' '.join(words)}`"
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    done = {line.split(" | ")[0][2:]: line for line in before if line.startswith("| ")} if command in before else {}
     variants = {"losses": LOSSES, "sweep": SWEEP, "stability": STABILITY}[arguments.part]
     chosen = {title: variants[title] for title in arguments.settings or variants}
-    (stability if arguments.part == "stability" else losses)(task, chosen, write)
+    if arguments.part == "stability":
+        stability(task, chosen, write)
+    else:
+        losses(task, chosen, write, done)
 
 
 if __name__ == "__main__":

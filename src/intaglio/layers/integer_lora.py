@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
-from intaglio.kernels.codes import codes_by_column, codes_by_group
+from intaglio.kernels.codes import codes_by_group, pair_codes
 from intaglio.kernels.int8_matmul import MAX_REDUCTION
 from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
 from intaglio.kernels.row_quantizer import quantize_rows
@@ -143,7 +143,6 @@ class _LastInput:
 _last_input = _LastInput()
 
 
-@torch.no_grad()
 def _input_codes(x: Tensor, inside: Tensor, layer: IntegerLoraLayer) -> tuple[Tensor, Tensor]:
     """Codes (rows, I) and scales (groups,) of the layer's input `x`, which the layer computes with as `inside`."""
     base, how = layer.base, layer.how
@@ -178,14 +177,23 @@ class IntegerStep(torch.autograd.Function):
         base, how = layer.base, layer.how
         assert isinstance(base, QuantizedLayer)
         shape = base.geometry
-        a, a_scale, b, b_scale = _pair_codes(lora_a, lora_b, layer)
+        scale = layer.weight_scale
+        update_scale = None if how.separate_gradient else scale
+        a, a_scale, b, b_scale = pair_codes(
+            to_rows(lora_a),
+            lora_b.flatten(1),
+            ADAPTER_BITS,
+            power_of_two=how.power_of_two,
+            scaling=layer.scaling,
+            divisor_O=update_scale,
+        )
         with _no_autocast(x):
             y = weight_product(
                 pixels(x_codes, x.shape, shape),
                 base.integer_weight(),
                 window(shape),
                 row_scale=x_scale,
-                column_scale=layer.weight_scale,
+                column_scale=scale,
                 bias=base.bias,
                 dtype=stored(x.dtype),
             )
@@ -197,7 +205,7 @@ class IntegerStep(torch.autograd.Function):
                 row_scale=x_scale,
                 first_scale=a_scale,
                 second_scale=b_scale,
-                column_scale=None if how.separate_gradient else layer.weight_scale,
+                column_scale=update_scale,
                 bits=how.activation_bits,
                 power_of_two=how.power_of_two,
             )
@@ -290,16 +298,6 @@ def _grad_input(
     )
     codes = gh_codes.view(*codes.shape[:3], layer.rank)
     return dx.add_(weight_product(codes, a, window(shape), row_scale=gh_scale[:, 0].float(), **back)), gh
-
-
-def _pair_codes(lora_a: Tensor, lora_b: Tensor, layer: IntegerLoraLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """INT8 codes of alpha / rank A and of B (over the weight's scales), each with a scale a rank, float32 (r,)."""
-    shifts = layer.how.power_of_two
-    a_rows, divisor = to_rows(lora_a), None if layer.how.separate_gradient else layer.weight_scale
-    factor = None if layer.scaling == 1 else a_rows.new_full((a_rows.shape[1],), layer.scaling)
-    a, a_scale = codes_by_group(a_rows, ADAPTER_BITS, layer.rank, power_of_two=shifts, factor_C=factor)
-    b, b_scale = codes_by_column(lora_b.flatten(1), ADAPTER_BITS, power_of_two=shifts, divisor_R=divisor)
-    return a, a_scale.view(-1), b, b_scale.view(-1)
 
 
 def from_rows_like(rows: Tensor, like: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Float rows -> codes of 2 to 8 bits, with float or power-of-two scales, by groups of rows or by columns."""
 
-from intaglio.kernels.codes.quantizer import codes_by_column, codes_by_group
+from intaglio.kernels.codes.quantizer import codes_by_column, codes_by_group, pair_codes
 
-__all__ = ["codes_by_column", "codes_by_group"]
+__all__ = ["codes_by_column", "codes_by_group", "pair_codes"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from intaglio.errors import UserError
 from intaglio.kernels import binding
-from intaglio.kernels.operators import Operator
+from intaglio.kernels.operators import Operator, watched
 from intaglio.quantizers.activations import quantize_columns, quantize_groups
 from intaglio.quantizers.integer_step import MIN_EXPONENT, max_code
 
@@ -79,6 +79,22 @@ def codes_by_column(
         raise UserError(f"codes_by_column: x {tuple(x_RC.shape)} with divisor {came}; expected one a row")
     codes, scale = _codes(_stored(x_RC), bits, 0, None, divisor_R, power_of_two, seed)
     return codes, scale[None]
+
+
+def pair_codes(
+    a_rC: Tensor, b_Or: Tensor, bits: int, *, power_of_two: bool, scaling: float, divisor_O: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes of `a * scaling` by row and of `b / divisor` by column, each with a scale a rank, float32 (r,).
+
+    A call of its own, because every layer makes it in every step and calls take longer than this work.
+    """
+    factor = None if scaling == 1 else a_rC.new_full((a_rC.shape[1],), scaling)
+    if watched():
+        a, a_scale = codes_by_group(a_rC, bits, a_rC.shape[0], power_of_two=power_of_two, factor_C=factor)
+        b, b_scale = codes_by_column(b_Or, bits, power_of_two=power_of_two, divisor_R=divisor_O)
+        return a, a_scale[:, 0], b, b_scale[0]
+    a, a_scale = _run(a_rC, bits, a_rC.shape[0], factor, None, power_of_two, None)
+    return a, a_scale, *_run(b_Or, bits, 0, None, divisor_O, power_of_two, None)
 
 
 def _stored(x: Tensor) -> Tensor:

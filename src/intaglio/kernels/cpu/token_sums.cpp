@@ -108,13 +108,14 @@ void columns_of(const TokenSums& p, const double* scale, const uint8_t* codes, i
                     total[j * WIDTH + (together ? column_in(n, c) : n * PANEL + c)] += part[j * PANEL + c];
         }
     }
+    double divisor[WIDTH];
+    for (int64_t c = 0; c < WIDTH; ++c) divisor[c] = p.divisor && c < width ? p.divisor[column + c] : 1.0f;
     for (int64_t j = 0; j < p.rank; ++j) {
+        float line[WIDTH];
+        for (int64_t c = 0; c < WIDTH; ++c)
+            line[c] = static_cast<float>(static_cast<double>(total[j * WIDTH + c]) * scale[j] / divisor[c] * p.multiplier);
         float* out = p.out + j * p.out_rank_stride + column * p.out_column_stride;
-        for (int64_t c = 0; c < width; ++c) {
-            double value = static_cast<double>(total[j * WIDTH + c]) * scale[j];
-            if (p.divisor) value /= static_cast<double>(p.divisor[column + c]);
-            out[c * p.out_column_stride] = static_cast<float>(value * p.multiplier);
-        }
+        for (int64_t c = 0; c < width; ++c) out[c * p.out_column_stride] = line[c];
     }
 }
 
