@@ -199,7 +199,7 @@ void multiply(const Block& b, const uint8_t* panel, int64_t n, int64_t columns, 
 // Few rows: all of them against columns [n, stop), by one thread. It reads the weight along its rows as far as its cache
 // allows: of `output` these are steps, of `grad_input` columns.
 void by_columns(const Product& p, int64_t reduction, int64_t rows, int64_t n, int64_t stop, bool bf16) {
-    const int64_t steps = p.grad_input ? STEPS / 4 : STEPS, width = (p.grad_input ? 20 : 4) * PANEL;
+    const int64_t steps = STEPS / 4, width = (p.grad_input ? 10 : 4) * PANEL;
     const Decoder decoder(*p.weight);
     Block b = block_of(p, reduction, steps, rows, ceil_div(stop - n, PANEL), bf16);
     b.rows = rows;

@@ -11,43 +11,63 @@ namespace {
 
 inline __m512i four_lanes(__m128i v) { return _mm512_broadcast_i32x4(v); }
 
+// How rows are read, told once a call: inside of the loops nothing is left to ask.
+enum class Kind {
+    NIBBLES,  // 4 bits, taken as they are
+    TABLE,    // 4 bits through a table that 64 neighbours share
+    BYTES,    // 8 bits, taken as they are
+    ANY,
+};
+
 // Reads rows of the weight as unsigned bytes, code + 128, 64 at a time.
 struct Decoder {
     const Weight& w;
-    bool plain;
+    Kind kind;
     __m512i plain_table;
 
     explicit Decoder(const Weight& weight) : w(weight) {
-        plain = !w.zero_point && !w.ratio;
+        const bool plain = !w.zero_point && !w.ratio;
+        kind = w.bits == 8 ? (plain ? Kind::BYTES : Kind::ANY)
+             : plain ? Kind::NIBBLES
+             : w.groups == 1 || w.group_size % 64 == 0 ? Kind::TABLE : Kind::ANY;
         const __m128i nibbles = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
         plain_table = four_lanes(_mm_xor_si128(nibbles, _mm_set1_epi8(-128)));
     }
 
     __m512i table(int64_t o, int64_t k) const {
         static const float SIGNED[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
-        if (plain) return plain_table;
         const int64_t at = o * w.groups + k / w.group_size;
         const float zero = w.zero_point ? static_cast<float>(w.zero_point[at]) : 0.0f;
         const __m128i signed_table = table_of(w.levels ? w.levels : SIGNED, zero, w.ratio ? w.ratio[at] : 1.0f);
         return four_lanes(_mm_xor_si128(signed_table, _mm_set1_epi8(-128)));
     }
 
+    const uint8_t* address(int64_t o, int64_t k) const { return w.codes + o * w.row_bytes + (w.bits == 4 ? k >> 1 : k); }
+
+    // Ask for the line that code `k` of row `o` lies in: rows are far apart, and the processor would not guess.
+    void prefetch(int64_t o, int64_t k) const {
+        if (o < w.out) __builtin_prefetch(address(o, k), 0, 2);
+    }
+
+    // Whether `whole` may read the 64 codes from `k` on.
+    template <Kind KIND>
+    bool is_whole(int64_t k, int64_t count) const {
+        if (KIND == Kind::ANY || count < 64) return false;
+        return KIND == Kind::BYTES || (!(k & 1) && (KIND == Kind::NIBBLES || w.groups == 1 || k % 64 == 0));
+    }
+
+    template <Kind KIND>
+    inline __attribute__((always_inline)) __m512i whole(int64_t o, int64_t k) const {
+        const uint8_t* from = address(o, k);
+        if (KIND == Kind::BYTES) return _mm512_xor_si512(_mm512_loadu_si512(from), _mm512_set1_epi8(-128));
+        const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        const __m512i both = _mm512_or_si512(words, _mm512_slli_epi16(words, 4));
+        const __m512i nibbles = _mm512_and_si512(both, _mm512_set1_epi8(15));
+        return _mm512_shuffle_epi8(KIND == Kind::NIBBLES ? plain_table : table(o, k), nibbles);
+    }
+
     // Codes [k, k + count) of row `o`, count <= 64; what lies beyond is anything.
-    __m512i row(int64_t o, int64_t k, int64_t count) const {
-        const uint8_t* from = w.codes + o * w.row_bytes;
-        if (w.bits == 8 && plain) {
-            const __mmask64 mask = count >= 64 ? ~0ull : (1ull << count) - 1;
-            return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from + k), _mm512_set1_epi8(-128));
-        }
-        const bool one_group = plain || k / w.group_size == (k + count - 1) / w.group_size;
-        if (w.bits == 4 && !(k & 1) && one_group) {
-            const int64_t bytes = (count + 1) / 2;
-            const __mmask32 mask = bytes >= 32 ? ~0u : (1u << bytes) - 1;
-            const __m512i words = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, from + (k >> 1)));
-            const __m512i nibbles =
-                _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi16(words, 4)), _mm512_set1_epi8(15));
-            return _mm512_shuffle_epi8(table(o, k), nibbles);
-        }
+    __attribute__((noinline)) __m512i part(int64_t o, int64_t k, int64_t count) const {
         alignas(64) int8_t codes[64 + 32] = {};
         product_codes(w, o, k, count, codes);
         return _mm512_xor_si512(_mm512_load_si512(codes), _mm512_set1_epi8(-128));
@@ -92,25 +112,41 @@ struct Panels {
 
 // Steps [k, k + count) of the panel of columns [n, n + columns), for `output`: a column is a row of the weight.
 // `k` is a multiple of 64.
+template <Kind KIND>
 __attribute__((noinline)) void unpack_output(
     const Decoder& decoder, int64_t n, int64_t columns, int64_t k, int64_t count, uint8_t* panel) {
     for (int64_t half = 0; half < 2; ++half) {
+        const int64_t first = n + half * 16, there = columns - half * 16;
         for (int64_t i = 0; i < count; i += 64) {
             const int64_t here = count - i < 64 ? count - i : 64;
             __m512i r[16];
-            for (int64_t j = 0; j < 16; ++j) {
-                const int64_t column = half * 16 + j;
-                r[j] = column < columns ? decoder.row(n + column, k + i, here) : _mm512_setzero_si512();
+            if (there >= 16 && decoder.is_whole<KIND>(k + i, here)) {
+#pragma GCC unroll 16
+                for (int64_t j = 0; j < 16; ++j) {
+                    decoder.prefetch(first + j + PANEL, k + i);
+                    r[j] = decoder.whole<KIND>(first + j, k + i);
+                }
+            } else {
+                for (int64_t j = 0; j < 16; ++j)
+                    r[j] = j < there ? decoder.part(first + j, k + i, here) : _mm512_setzero_si512();
             }
             transpose_quads(r);
             uint8_t* to = panel + i / 4 * 128 + half * 64;
-            for (int64_t q = 0; q < (here + 3) / 4; ++q) _mm512_store_si512(to + q * 128, r[q]);
+            if (here == 64) {
+#pragma GCC unroll 16
+                for (int64_t q = 0; q < 16; ++q) _mm512_store_si512(to + q * 128, r[q]);
+            } else {
+                for (int64_t q = 0; q < (here + 3) / 4; ++q) _mm512_store_si512(to + q * 128, r[q]);
+            }
         }
     }
 }
 
+constexpr int64_t AHEAD = 16;  // rows: what is unpacked while a line comes from memory
+
 // The same for `grad_input`, any number of panels: step r is tap r / out, output channel r % out; a column is an input
 // channel.
+template <Kind KIND>
 __attribute__((noinline)) void unpack_grad_input(
     const Decoder& decoder, int64_t n, int64_t columns, int64_t k, int64_t count, const Panels& to) {
     const Weight& w = decoder.w;
@@ -130,7 +166,12 @@ __attribute__((noinline)) void unpack_grad_input(
         for (int64_t c = 0; c < columns; c += 64) {
             const int64_t here = columns - c < 64 ? columns - c : 64;
             __m512i r[4];
-            for (int64_t j = 0; j < 4; ++j) r[j] = decoder.row(row[j], column[j] + c, here);
+#pragma GCC unroll 4
+            for (int64_t j = 0; j < 4; ++j) {
+                decoder.prefetch(row[j] + AHEAD, column[j] + c);
+                r[j] = decoder.is_whole<KIND>(column[j] + c, here) ? decoder.whole<KIND>(row[j], column[j] + c)
+                                                                 : decoder.part(row[j], column[j] + c, here);
+            }
             const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
             const __m512i d = _mm512_unpacklo_epi8(r[2], r[3]), e = _mm512_unpackhi_epi8(r[2], r[3]);
             // lane l of the i-th: columns 16 l + 4 i .. + 3
@@ -149,12 +190,23 @@ __attribute__((noinline)) void unpack_grad_input(
     }
 }
 
+template <Kind KIND>
+void unpack_as(
+    const Decoder& decoder, bool grad_input, int64_t n, int64_t columns, int64_t k, int64_t count, const Panels& to) {
+    if (grad_input) return unpack_grad_input<KIND>(decoder, n, columns, k, count, to);
+    for (int64_t c = 0; c < columns; c += PANEL)
+        unpack_output<KIND>(decoder, n + c, columns - c < PANEL ? columns - c : PANEL, k, count, to.panel(c / PANEL));
+}
+
 // The panels of columns [n, n + columns) over steps [k, k + count); `k` is a multiple of 64.
 inline void unpack(
     const Decoder& decoder, bool grad_input, int64_t n, int64_t columns, int64_t k, int64_t count, const Panels& to) {
-    if (grad_input) return unpack_grad_input(decoder, n, columns, k, count, to);
-    for (int64_t c = 0; c < columns; c += PANEL)
-        unpack_output(decoder, n + c, columns - c < PANEL ? columns - c : PANEL, k, count, to.panel(c / PANEL));
+    switch (decoder.kind) {
+        case Kind::NIBBLES: return unpack_as<Kind::NIBBLES>(decoder, grad_input, n, columns, k, count, to);
+        case Kind::TABLE: return unpack_as<Kind::TABLE>(decoder, grad_input, n, columns, k, count, to);
+        case Kind::BYTES: return unpack_as<Kind::BYTES>(decoder, grad_input, n, columns, k, count, to);
+        default: return unpack_as<Kind::ANY>(decoder, grad_input, n, columns, k, count, to);
+    }
 }
 
 }  // namespace
