@@ -6,6 +6,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from intaglio.kernels import binding
+from intaglio.kernels.attention import attention
 from intaglio.layers.attention import FlashAttentionProcessor, install_attention, remove_attention
 from intaglio.trace.recorder import record
 from tiny_models import make_unet
@@ -73,6 +74,14 @@ def gradients(model, inputs):
     out = model(*inputs, return_dict=False)[0].float()
     out.square().mean().backward()
     return torch.cat([out.detach().flatten(), *(p.grad.float().flatten() for p in model.parameters())])
+
+
+def test_int8_reaches_the_kernel():
+    attn, x = Attention(16, heads=2, dim_head=8).bfloat16(), torch.randn(1, 9, 16).bfloat16()
+    install_attention(attn, int8=True)
+    q, k, v = (p(x).view(1, 9, 2, 8).transpose(1, 2) for p in (attn.to_q, attn.to_k, attn.to_v))
+    expected = attn.to_out[0](attention(q, k, v, int8=True).transpose(1, 2).reshape(1, 9, 16))
+    assert torch.equal(attn(x), expected)
 
 
 def test_only_defaults_are_replaced():
