@@ -49,6 +49,8 @@ LOSSES: dict[str, dict] = {
     "power-of-two scales, stochastic": {"scale": "power_of_two", "rounding": "stochastic"},
     "separate gradient": {"separate_gradient": True},
     "one scale a tensor": {"granularity": "tensor"},
+    "integer adapter, float scales": {"integer_adapter": True},
+    "integer adapter, power-of-two scales": {"integer_adapter": True, "scale": "power_of_two"},
     "yardstick: qlora in bfloat16": {"method": "qlora", "mixed_precision": "bf16"},
 }
 

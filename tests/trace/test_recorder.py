@@ -185,10 +185,12 @@ def lowered(found):
     return Counter({(p, name.lower(), *rest): n for (p, name, *rest), n in found.items()})
 
 
-@pytest.mark.parametrize("separate", [False, True])
-def test_int8_lora_runs_the_same_products_in_integers(lora, separate):
+@pytest.mark.parametrize(
+    "options", [{}, {"separate_gradient": True}, {"integer_adapter": True}, {"scale": "power_of_two"}], ids=str
+)
+def test_int8_lora_runs_the_same_products_in_integers(lora, options):
     """Its layers multiply with [W0 A] and [W0^T B^T] at once: recorded as the products that these are."""
-    method = intaglio.QuantizedLora(rank=2, separate_gradient=separate)
+    method = intaglio.QuantizedLora(rank=2, **options)
     trace = record(step_of(*attached(method)))
     assert products(trace) == products(lora)
     for event in trace.events:
@@ -196,7 +198,9 @@ def test_int8_lora_runs_the_same_products_in_integers(lora, separate):
             assert [operand.bits for operand in event.operands] == [8, 8], event
     quantized = Counter(e.layer for e in trace.events if e.kind == "quantize")
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    assert quantized[layer] == (9 if separate else 8)  # x, a, b, h; g, gh, and h and gh again for dB and dA
+    assert quantized[layer] == (
+        9 if "separate_gradient" in options else 8
+    )  # x, a, b, h; g, gh, and h and gh again for dB and dA
     assert not any(e.kind in ("round", "amax", "dequantize") and e.layer == layer for e in trace.events)
     assert trace.header.step.get("unknown_operators") is None
 

@@ -22,6 +22,7 @@ from intaglio.kernels.int8_matmul import MAX_REDUCTION
 from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.kernels.weight_product import IntegerWeight, weight_product
+from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
 from intaglio.layers.low_rank import LowRankLayer
@@ -56,6 +57,8 @@ class IntegerArithmetic:
     granularity: Literal["token", "tensor"] = "token"
     """What of x, g, h and gh shares a scale: a token (all of a sample in a convolution, whose taps mix tokens), or
     everything."""
+    integer_adapter: bool = False
+    """Hold the pair as INT8 codes (`CodesTensor`)."""
     separate_gradient: bool = False
     """Quantize g a second time, without the weight's scales, for the adapter's two gradients; `b` is then in its own
     units. Costs a pass over g and a product of its own for `gh`, see docs/int8_lora.md."""
@@ -86,6 +89,9 @@ class IntegerLoraLayer(LowRankLayer):
                 "leave it out of targets"
             )
         self.register_buffer("weight_scale", _weight_scale(base), persistent=False)
+        if how.integer_adapter:
+            self.lora_a = nn.Parameter(CodesTensor.of(self.lora_a.detach(), 0))
+            self.lora_b = nn.Parameter(CodesTensor.of(self.lora_b.detach(), 1))
 
     def forward(self, x: Tensor) -> Tensor:
         inside = compute_input(x)
@@ -180,10 +186,10 @@ class IntegerStep(torch.autograd.Function):
         scale = layer.weight_scale
         update_scale = None if how.separate_gradient else scale
         a, a_scale, b, b_scale = pair_codes(
-            to_rows(lora_a),
-            lora_b.flatten(1),
+            to_rows(_float(lora_a)),
+            _float(lora_b).flatten(1),
             ADAPTER_BITS,
-            power_of_two=how.power_of_two,
+            power_of_two=how.power_of_two or how.integer_adapter,  # the scales that INT8 pairs have already
             scaling=layer.scaling,
             divisor_O=update_scale,
         )
@@ -330,6 +336,10 @@ def _round_rows(
 def stored(dtype: torch.dtype) -> torch.dtype:
     """What the kernels store for a result of `dtype`."""
     return dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+
+
+def _float(parameter: Tensor) -> Tensor:
+    return parameter.values() if isinstance(parameter, CodesTensor) else parameter
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[object]:

@@ -91,7 +91,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def write_file(folder: Path, header: Header, tensors: dict[str, Tensor], lora: tuple[int, float] | None) -> Path:
     """Write the adapter whole or not at all. `lora` is (rank, alpha) for the ecosystem's layout."""
     metadata = {"format": "pt", "intaglio": json.dumps(asdict(header))}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # A clone of INT8 codes is their float values.
+    tensors = {k: v.detach().clone().cpu().contiguous() for k, v in tensors.items()}
     if lora is None:
         path = folder / ADAPTER_FILE
     else:

@@ -36,6 +36,8 @@ class QuantizedLora(Method):
             (`quantizers/integer_step.py`) is equalled bit for bit.
         granularity: what shares a scale: a "token" (in a convolution a sample), or the whole "tensor".
         separate_gradient: quantize the gradient a second time for the adapter's own gradients: slower, more exact.
+        integer_adapter: hold the pairs as INT8 codes, and train them with 8-bit moments and stochastic rounding
+            (`training/integer_adam.py`); the file is the same.
         float_layers: ends of names of trained layers that compute in float; `intaglio diagnose` proposes them.
         integer_gemms: which products of the layers that are not trained run in integers, "output" and "grad_input".
     """
@@ -49,6 +51,7 @@ class QuantizedLora(Method):
     scale: Literal["float", "power_of_two"] = "float"
     granularity: Literal["token", "tensor"] = "token"
     separate_gradient: bool = False
+    integer_adapter: bool = False
     float_layers: tuple[str, ...] = ()
     integer_gemms: tuple[str, ...] = GEMMS
 
@@ -94,5 +97,6 @@ class QuantizedLora(Method):
             scale=self.scale,
             granularity=self.granularity,
             separate_gradient=self.separate_gradient,
+            integer_adapter=self.integer_adapter,
         )
         return IntegerLoraLayer(layer, self.rank, alpha, how, name)

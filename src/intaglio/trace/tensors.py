@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.frozen import QuantizedLayer
 
 Origin = Literal["weight", "constant", "forward", "backward"]
@@ -55,7 +56,11 @@ class Tensors:
         """Learn the names of a model's parameters and buffers."""
         for name, parameter in model.named_parameters(remove_duplicate=False):
             layer, role = weight_name(prefix + name)
-            self._set(parameter, Known(prefix + name, "weight", Weight(layer, role, parameter.requires_grad)))
+            known = Known(prefix + name, "weight", Weight(layer, role, parameter.requires_grad))
+            self._set(parameter, known)
+            if isinstance(parameter, CodesTensor):
+                self._set(parameter.codes, known)
+                self._set(parameter.scale, Known(prefix + name + ".scale", "constant"))
         for name, buffer in model.named_buffers(remove_duplicate=False):
             self._set(buffer, Known(prefix + name, "constant"))
         for name, module in model.named_modules(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and moving average: torch's and diffusers', chosen by the recipe."""
+"""Optimizer, learning rate and moving average: torch's, diffusers' and our own, chosen by the recipe."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from intaglio.errors import UserError
+from intaglio.layers.codes_tensor import CodesTensor
+from intaglio.training.integer_adam import IntegerAdamW
 from intaglio.training.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    integers = any(isinstance(p, CodesTensor) for p in parameters)
     if recipe.optimizer == "sgd":
+        if integers:
+            raise UserError("integer_adapter has an optimizer of its own, of 8-bit moments; use optimizer adamw")
         return torch.optim.SGD(parameters, lr=learning_rate)
-    return torch.optim.AdamW(
+    return (IntegerAdamW if integers else torch.optim.AdamW)(
         parameters,
         lr=learning_rate,
         betas=(recipe.adam_beta1, recipe.adam_beta2),

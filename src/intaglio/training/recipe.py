@@ -25,6 +25,7 @@ METHOD_OPTIONS = (
     "scale",
     "granularity",
     "separate_gradient",
+    "integer_adapter",
     "float_layers",
 )
 """Fields that go to the method under their own names; what a method does not know, it refuses."""
@@ -63,6 +64,9 @@ class Recipe(StrictModel):
     granularity: Literal["token", "tensor"] | None = Field(None, description="what shares a scale (int8_lora) [token]")
     separate_gradient: bool | None = Field(
         None, description="quantize gradients again for the adapter's own (int8_lora) [no]"
+    )
+    integer_adapter: bool | None = Field(
+        None, description="hold the pairs as INT8, with 8-bit moments (int8_lora) [no]"
     )
     float_layers: tuple[str, ...] | None = Field(
         None, description="ends of names of trained layers that compute in float (int8_lora) [none]"
