@@ -87,22 +87,26 @@ bool norms_and_gates(int64_t samples, int64_t rows, int64_t channels, int64_t gr
         for (int64_t threads = 1; threads < 3; ++threads) {
             Exact<float> mean(samples * rows), rstd(samples * rows), grad_weight(channels), grad_bias(channels);
             Exact<float> group_mean(samples * groups), group_rstd(samples * groups);
-            const GroupNorm group{x.get(), type, weight.get(), bias.get(), samples, rows, channels, groups, 1e-5, variant >> 1,
-                                  result(count), group_mean.get(), group_rstd.get(), threads};
+            Exact<int8_t> made(count), made_wide(2 * count);
+            Exact<float> made_scale(2 * samples * rows);
+            int8_t* to_codes = variant & 1 ? made.get() : nullptr;
+            const GroupNorm group{x.get(), type, weight.get(), bias.get(), 1, samples, rows, channels, groups, 1e-5, variant >> 1,
+                                  result(count), group_mean.get(), group_rstd.get(), to_codes, made_scale.get(), threads};
             intaglio_group_norm(&group);
-            const GroupNormGrad group_grad{grad.get(), saved, type, scales, weight.get(), bias.get(), group_mean.get(), group_rstd.get(),
+            const GroupNormGrad group_grad{grad.get(), saved, type, scales, weight.get(), bias.get(), 1, group_mean.get(), group_rstd.get(),
                                            samples, rows, channels, groups, variant >> 1, result(count), grad_weight.get(),
                                            grad_bias.get(), threads};
             intaglio_group_norm_grad(&group_grad);
-            const LayerNorm layer{x.get(), type, variant >> 1 ? weight.get() : nullptr, nullptr, samples * rows, channels, 1e-5,
-                                  result(count), mean.get(), rstd.get(), threads};
+            const LayerNorm layer{x.get(), type, variant >> 1 ? weight.get() : nullptr, nullptr, 1, samples * rows, channels, 1e-5,
+                                  result(count), mean.get(), rstd.get(), to_codes, made_scale.get(), threads};
             intaglio_layer_norm(&layer);
-            const LayerNormGrad layer_grad{grad.get(), saved, type, scales, weight.get(), mean.get(), rstd.get(), samples * rows,
+            const LayerNormGrad layer_grad{grad.get(), saved, type, scales, weight.get(), 1, mean.get(), rstd.get(), samples * rows,
                                            channels, result(count), threads};
             intaglio_layer_norm_grad(&layer_grad);
             for (int64_t function = 0; function < 3; ++function)
                 for (int64_t gated = 0; gated < 2; ++gated) {
-                    const Gated gate{gated ? wide.get() : x.get(), type, samples * rows, channels, function, gated, result(count), threads};
+                    const Gated gate{gated ? wide.get() : x.get(), type, samples * rows, channels, function, gated, result(count),
+                                     variant & 1 ? made_wide.get() : nullptr, made_scale.get(), threads};
                     intaglio_gated(&gate);
                     const GatedGrad gate_grad{grad.get(), gated ? saved_wide : saved, type, scales, samples * rows, channels, function,
                                               gated, result((1 + gated) * count), threads};

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from intaglio.errors import UserError
 from intaglio.kernels.group_norm import group_norm
 from intaglio.kernels.group_norm import norm as implementation
+from intaglio.kernels.row_quantizer import quantize_rows
 
 from .close import assert_near
 
@@ -85,6 +86,10 @@ def test_codes_for_the_gradient(dtype):
     given, exact = case((2, 320, 8, 8), dtype)
     y, grads = run(given, 32, True, group_norm, keep="codes")
     assert torch.equal(y, run(given, 32, True, group_norm)[0])
+    codes, scale = quantize_rows(given[0].detach().permute(0, 2, 3, 1).reshape(-1, 1, 320))
+    saved = group_norm(*given[:1], 32, *given[1:3], keep="codes").grad_fn.saved_tensors
+    assert torch.equal(saved[0].view(codes.shape), codes)
+    assert torch.equal(saved[1], scale)
     for got, expected in zip(grads, run(exact, 32, True, oracle)[1], strict=True):
         assert (got.double() - expected).norm() < 0.02 * expected.norm()
 
@@ -129,11 +134,11 @@ def test_operators():
     )
     checks = ("test_schema", "test_faketensor")
     for operator, arguments in (
-        (implementation._group_norm, (x, torch.ones(12), None, 3, 1e-5, True)),
-        (implementation._group_norm_grad, (x, x, None, mean, rstd, torch.ones(12), None, True)),
+        (implementation._group_norm, (x, torch.ones(12), None, 3, 1e-5, True, True)),
+        (implementation._group_norm_grad, (x, x, None, mean, rstd, torch.ones(12), None, True, True)),
         (
             implementation._group_norm_grad,
-            (x, codes, torch.rand(18), mean, rstd, None, None, True),
+            (x, codes, torch.rand(18), mean, rstd, None, None, True, False),
         ),
     ):
         torch.library.opcheck(operator.operator, arguments, test_utils=checks)

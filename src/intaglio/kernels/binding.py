@@ -50,25 +50,27 @@ ColumnSums = structure(
     rows_per_scale=_int64, samples=_int64, rows=_int64, columns=_int64, sums=_pointer, threads=_int64,
 )  # fmt: skip
 GroupNorm = structure(
-    "GroupNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, samples=_int64, rows=_int64, channels=_int64,
-    groups=_int64, eps=ctypes.c_double, silu=_int64, y=_pointer, mean=_pointer, rstd=_pointer, threads=_int64,
+    "GroupNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, affine_type=_int64, samples=_int64,
+    rows=_int64, channels=_int64, groups=_int64, eps=ctypes.c_double, silu=_int64, y=_pointer, mean=_pointer,
+    rstd=_pointer, codes=_pointer, scale=_pointer, threads=_int64,
 )  # fmt: skip
 GroupNormGrad = structure(
     "GroupNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, bias=_pointer,
-    mean=_pointer, rstd=_pointer, samples=_int64, rows=_int64, channels=_int64, groups=_int64, silu=_int64,
-    grad_x=_pointer, grad_weight=_pointer, grad_bias=_pointer, threads=_int64,
+    affine_type=_int64, mean=_pointer, rstd=_pointer, samples=_int64, rows=_int64, channels=_int64, groups=_int64,
+    silu=_int64, grad_x=_pointer, grad_weight=_pointer, grad_bias=_pointer, threads=_int64,
 )  # fmt: skip
 LayerNorm = structure(
-    "LayerNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, rows=_int64, columns=_int64,
-    eps=ctypes.c_double, y=_pointer, mean=_pointer, rstd=_pointer, threads=_int64,
+    "LayerNorm", x=_pointer, type=_int64, weight=_pointer, bias=_pointer, affine_type=_int64, rows=_int64,
+    columns=_int64, eps=ctypes.c_double, y=_pointer, mean=_pointer, rstd=_pointer, codes=_pointer, scale=_pointer,
+    threads=_int64,
 )  # fmt: skip
 LayerNormGrad = structure(
-    "LayerNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, mean=_pointer,
-    rstd=_pointer, rows=_int64, columns=_int64, grad_x=_pointer, threads=_int64,
+    "LayerNormGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, weight=_pointer, affine_type=_int64,
+    mean=_pointer, rstd=_pointer, rows=_int64, columns=_int64, grad_x=_pointer, threads=_int64,
 )  # fmt: skip
 Gated = structure(
     "Gated", x=_pointer, type=_int64, rows=_int64, columns=_int64, function=_int64, gated=_int64, y=_pointer,
-    threads=_int64,
+    codes=_pointer, scale=_pointer, threads=_int64,
 )  # fmt: skip
 GatedGrad = structure(
     "GatedGrad", grad=_pointer, x=_pointer, type=_int64, scale=_pointer, rows=_int64, columns=_int64, function=_int64,

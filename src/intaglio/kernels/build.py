@@ -48,9 +48,9 @@ UNITS = {
     "attention.cpp": AVX512_BF16,
     "attention_gradient.cpp": AVX512_BF16,
     "attention_int8.cpp": AVX512_BF16,
-    "group_norm_avx512.cpp": AVX512,
-    "layer_norm_avx512.cpp": AVX512,
-    "gated_avx512.cpp": AVX512,
+    "rowwise.cpp": [],
+    "rowwise_avx512.cpp": AVX512,
+    "rowwise_avx512bf16.cpp": AVX512_BF16,
 }
 """What each source may assume of the processor (`cpu/level.h`); never -march=native."""
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intaglio.kernels import binding
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """float64 where `x` is, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def float32(tensor: Tensor | None) -> Tensor | None:
-    """A dense float32 tensor for the compiled code: itself where it is one."""
-    return None if tensor is None else tensor.to(torch.float32).contiguous()
+def affine_operands(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None, int]:
+    """Both as the compiled code reads them, dense and of one dtype; and that as it names it (`binding.TYPES`)."""
+    dtypes = {t.dtype for t in (weight, bias) if t is not None}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    if dtype not in (torch.float32, torch.bfloat16):
+        dtype = torch.float32
+    weight, bias = (None if t is None else t.to(dtype).contiguous() for t in (weight, bias))
+    return weight, bias, binding.TYPES[dtype]
 
 
 def rows_of(x: Tensor) -> Tensor:

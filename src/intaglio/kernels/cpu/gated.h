@@ -13,6 +13,8 @@ struct Gated {
     int64_t function;    // 0: GELU, 1: GELU by tanh, 2: SiLU
     int64_t gated;
     void* y;             // (rows, columns)
+    int8_t* codes;       // like x: its INT8 codes, or null
+    float* scale;        // (rows), gated (rows, 2): one for each half
     int64_t threads;
 };
 

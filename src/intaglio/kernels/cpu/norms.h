@@ -10,14 +10,17 @@ extern "C" {
 struct GroupNorm {
     const void* x;        // (samples, rows, channels), dense
     int64_t type;         // of x and y. 1: float32, 2: bfloat16
-    const float* weight;  // (channels), or null for 1
-    const float* bias;    // (channels), or null for 0
+    const void* weight;   // (channels), or null for 1
+    const void* bias;     // (channels), or null for 0
+    int64_t affine_type;  // of weight and bias. 1: float32, 2: bfloat16
     int64_t samples, rows, channels, groups;
     double eps;
     int64_t silu;         // 0: y = z, 1: y = z * sigmoid(z)
     void* y;              // like x
     float* mean;          // (samples, groups)
     float* rstd;          // (samples, groups)
+    int8_t* codes;        // like x: its INT8 codes, a scale for each row; or null
+    float* scale;         // (samples * rows)
     int64_t threads;
 };
 
@@ -28,14 +31,15 @@ struct GroupNormGrad {
     const void* x;        // of the same type, or int8 with `scale`
     int64_t type;         // of grad and grad_x. 1: float32, 2: bfloat16
     const float* scale;   // (samples * rows), or null: x is not int8
-    const float* weight;
-    const float* bias;
+    const void* weight;
+    const void* bias;
+    int64_t affine_type;
     const float* mean;
     const float* rstd;
     int64_t samples, rows, channels, groups;
     int64_t silu;
     void* grad_x;         // like grad
-    float* grad_weight;   // (channels)
+    float* grad_weight;   // (channels), or null for neither
     float* grad_bias;     // (channels)
     int64_t threads;
 };
@@ -46,13 +50,16 @@ void intaglio_group_norm_grad(const struct GroupNormGrad* grad);
 struct LayerNorm {
     const void* x;        // (rows, columns), dense
     int64_t type;
-    const float* weight;  // (columns), or null for 1
-    const float* bias;    // (columns), or null for 0
+    const void* weight;   // (columns), or null for 1
+    const void* bias;     // (columns), or null for 0
+    int64_t affine_type;  // of weight and bias
     int64_t rows, columns;
     double eps;
     void* y;
     float* mean;          // (rows)
     float* rstd;          // (rows)
+    int8_t* codes;        // like x: its INT8 codes, or null
+    float* scale;         // (rows)
     int64_t threads;
 };
 
@@ -63,7 +70,8 @@ struct LayerNormGrad {
     const void* x;        // of the same type, or int8 with `scale`
     int64_t type;
     const float* scale;   // (rows), or null: x is not int8
-    const float* weight;
+    const void* weight;
+    int64_t affine_type;
     const float* mean;
     const float* rstd;
     int64_t rows, columns;

@@ -3,110 +3,28 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <vector>
 
-#include "rows.h"
-#include "vectors_avx512.h"
+#include "round_avx512.h"
 
 namespace intaglio {
 namespace {
 
 constexpr int64_t CHUNK = 32768;  // elements that one thread takes at a time where a group has many rows
 
-inline __m512i magnitude(__m512 v) {
-    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
-}
-
-inline __m512i larger(__m512i top, const Block& x, const float* factor) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        const __m512 v = factor ? _mm512_mul_ps(x.v[i], _mm512_loadu_ps(factor + 16 * i)) : x.v[i];
-        top = _mm512_max_epi32(top, magnitude(v));
-    }
-    return top;
-}
-
-// The bits of the largest |x * factor|, which order like the numbers; what is not finite lies above all.
-template <typename T, bool F>
-uint32_t largest(const T* x, const float* factor, int64_t columns) {
-    __m512i top = _mm512_setzero_si512();
-    int64_t c = 0;
-    for (; c + BLOCK <= columns; c += BLOCK) top = larger(top, load_block(x + c), F ? factor + c : nullptr);
-    if (c < columns) top = larger(top, load_block(x + c, columns - c), F ? factor + c : nullptr);
-    return _mm512_reduce_max_epu32(top);
-}
-
-template <>
-uint32_t largest<bf16, false>(const bf16* x, const float*, int64_t columns) {
-    const __m512i sign = _mm512_set1_epi16(0x7fff);
-    __m512i top = _mm512_setzero_si512();
-    int64_t c = 0;
-    for (; c + 32 <= columns; c += 32) top = _mm512_max_epu16(top, _mm512_and_si512(_mm512_loadu_si512(x + c), sign));
-    const __m512i rest = _mm512_maskz_loadu_epi16(static_cast<__mmask32>(first(columns - c)), x + c);
-    top = _mm512_max_epu16(top, _mm512_and_si512(rest, sign));
-    return _mm512_reduce_max_epu32(_mm512_max_epu32(even_columns(top), odd_columns(top)));
-}
-
-// 24 random bits: the finalizer of MurmurHash3 over index and seed, as integers.
-inline __m512i random_bits(__m512i h) {
-    h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 16)), _mm512_set1_epi32(static_cast<int>(0x85ebca6bu)));
-    h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 13)), _mm512_set1_epi32(static_cast<int>(0xc2b2ae35u)));
-    return _mm512_srli_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 16)), 8);
-}
-
-// 64 codes. To nearest no product exceeds 127.5, so none needs a clamp.
-template <typename T, bool F, bool S>
-inline __m512i rounded(const Block& x, const float* factor, __m512 inverse, __m512i seed, uint32_t index) {
-    __m512i v[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        __m512 value = F ? _mm512_mul_ps(x.v[i], _mm512_loadu_ps(factor + 16 * i)) : x.v[i];
-        value = _mm512_mul_ps(value, inverse);
-        if (S) {
-            const T* kind = nullptr;
-            const __m512i at = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(index)), columns_of(kind, i));
-            const __m512 bits = _mm512_cvtepi32_ps(random_bits(_mm512_xor_si512(at, seed)));
-            value = _mm512_fmadd_ps(bits, _mm512_set1_ps(0x1p-24f), value);  // the product is exact: rounded once
-            v[i] = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-            v[i] = _mm512_min_epi32(v[i], _mm512_set1_epi32(127));
-        } else {
-            v[i] = _mm512_cvtps_epi32(value);
-        }
-    }
-    const T* kind = nullptr;
-    const __m512i codes = codes_of(kind, v);
-    return S ? _mm512_max_epi8(codes, _mm512_set1_epi8(-127)) : codes;
-}
-
-template <typename T, bool F, bool S>
-void round_row(const T* x, const float* factor, float inverse, uint32_t seed, uint32_t index, int64_t columns, int8_t* to) {
-    const __m512 scale = _mm512_set1_ps(inverse);
-    const __m512i seeds = _mm512_set1_epi32(static_cast<int>(seed));
-    int64_t c = 0;
-    for (; c + BLOCK <= columns; c += BLOCK)
-        _mm512_storeu_si512(to + c, rounded<T, F, S>(load_block(x + c), F ? factor + c : nullptr, scale, seeds, index + static_cast<uint32_t>(c)));
-    if (c == columns) return;
-    const Block rest = load_block(x + c, columns - c);
-    const __m512i codes = rounded<T, F, S>(rest, F ? factor + c : nullptr, scale, seeds, index + static_cast<uint32_t>(c));
-    _mm512_mask_storeu_epi8(to + c, first(columns - c), codes);
-}
-
 template <typename T, bool F>
 struct Quantizer {
     const Rows& q;
-    std::vector<float> ordered;  // the factors, a padded row for each sample
     int64_t padded;
+    Array<float> ordered;  // the factors, a padded row for each sample
 
-    explicit Quantizer(const Rows& rows) : q(rows), padded((rows.columns + BLOCK - 1) / BLOCK * BLOCK) {
-        if (!F) return;
-        ordered.resize(q.samples * padded);
-        for (int64_t s = 0; s < q.samples; ++s) in_block_order<T>(q.factor + s * q.columns, q.columns, ordered.data() + s * padded);
+    explicit Quantizer(const Rows& rows)
+        : q(rows), padded((rows.columns + BLOCK - 1) / BLOCK * BLOCK), ordered(F ? rows.samples * padded : 0) {
+        for (int64_t s = 0; F && s < q.samples; ++s) in_block_order<T>(q.factor + s * q.columns, q.columns, ordered.data + s * padded);
     }
 
     const T* row(int64_t g, int64_t r) const { return static_cast<const T*>(q.x) + g * q.x_group_stride + r * q.x_stride; }
-    const float* factor(int64_t g) const { return F ? ordered.data() + g * q.samples / q.groups * padded : nullptr; }
+    const float* factor(int64_t g) const { return F ? ordered.data + g * q.samples / q.groups * padded : nullptr; }
 
     void round(int64_t g, int64_t r, float inverse) const {
         const int64_t at = (g * q.rows + r) * q.columns;
@@ -130,8 +48,8 @@ struct Quantizer {
     void each_run() const {
         const int64_t run = std::max<int64_t>(1, CHUNK / std::max<int64_t>(1, q.columns));
         const int64_t runs = (q.rows + run - 1) / run;
-        std::vector<uint32_t> tops(q.groups * runs);
-        std::vector<float> inverse(q.groups);
+        const Array<uint32_t> tops(q.groups * runs);
+        const Array<float> inverse(q.groups);
 #pragma omp parallel num_threads(q.threads) if (q.threads > 1)
         {
 #pragma omp for schedule(static)
@@ -144,7 +62,7 @@ struct Quantizer {
             }
 #pragma omp single
             for (int64_t g = 0; g < q.groups; ++g) {
-                const uint32_t top = *std::max_element(tops.begin() + g * runs, tops.begin() + (g + 1) * runs);
+                const uint32_t top = *std::max_element(tops.data + g * runs, tops.data + (g + 1) * runs);
                 inverse[g] = inverse_of(top, q.scale + g);
             }
 #pragma omp for schedule(static)
@@ -201,7 +119,7 @@ inline void add_rows(const ColumnSums& s, int64_t first_row, int rows, float* pa
 template <typename A, Second B>
 void sum_columns(const ColumnSums& s) {
     const int64_t padded = (s.columns + BLOCK - 1) / BLOCK * BLOCK, parts = (s.rows + SUMMED_ROWS - 1) / SUMMED_ROWS;
-    std::vector<float> part(s.samples * parts * padded);
+    const Array<float> part(s.samples * parts * padded);
 #pragma omp parallel num_threads(s.threads) if (s.threads > 1)
     {
 #pragma omp for schedule(static)
@@ -209,7 +127,7 @@ void sum_columns(const ColumnSums& s) {
             const int64_t start = task / parts * s.rows, from = task % parts * SUMMED_ROWS;
             const int64_t to = std::min(from + SUMMED_ROWS, s.rows);
             for (int64_t r = from; r < to; r += 4)
-                add_rows<A, B>(s, start + r, static_cast<int>(std::min<int64_t>(4, to - r)), part.data() + task * padded);
+                add_rows<A, B>(s, start + r, static_cast<int>(std::min<int64_t>(4, to - r)), part.data + task * padded);
         }
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < s.samples * padded / BLOCK; ++task) {

@@ -14,7 +14,7 @@ from intaglio.kernels import binding
 from intaglio.kernels.dtypes import compute_dtype, rows_of
 from intaglio.kernels.gated.definition import FUNCTIONS, activate, gradient
 from intaglio.kernels.operators import Operator
-from intaglio.kernels.row_quantizer import Keep, check_keep, kept, value_of
+from intaglio.kernels.row_quantizer import Keep, check_keep, codes_of, room_for_codes, value_of
 
 
 def activation(x: Tensor, function: str = "gelu", *, keep: Keep = "codes") -> Tensor:
@@ -58,10 +58,11 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: str, gated: bool, keep: Keep) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows = rows_of(x)
-        y = _gated(rows, function, gated)
+        with_codes = ctx.needs_input_grad[0] and keep == "codes"
+        y, codes, scale = _gated(rows, function, gated, with_codes)
         if ctx.needs_input_grad[0]:
             ctx.function, ctx.gated, ctx.shape = function, gated, x.shape
-            ctx.save_for_backward(*kept(rows.view(len(y) * (1 + gated), y.shape[1]), keep))
+            ctx.save_for_backward(*((codes, scale) if with_codes else (rows, None)))
         return y.view(*x.shape[:-1], y.shape[1])
 
     @staticmethod
@@ -72,37 +73,44 @@ class _Activation(torch.autograd.Function):
         return _gated_grad(rows, x, scale, ctx.function, ctx.gated).view(ctx.shape), None, None, None
 
 
-def _gated_compute(x: Tensor, function: str, gated: bool) -> Tensor:
+def _gated_compute(x: Tensor, function: str, gated: bool, with_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and the codes of x with a scale for each half of a row: empty if not wanted."""
     kernels = binding.compiled_at("avx512", x)
+    rows, columns = x.shape[0], x.shape[1] // (1 + gated)
     if kernels is None:
-        return activate(x, function, gated).to(x.dtype)
-    y = x.new_empty(x.shape[0], x.shape[1] // (1 + gated))
+        codes, scale = codes_of(x.view(rows * (1 + gated), columns), with_codes)
+        return activate(x, function, gated).to(x.dtype), codes.view(x.shape) if with_codes else codes, scale
+    y = x.new_empty(rows, columns)
+    codes, scale = room_for_codes(x, rows * (1 + gated) if with_codes else 0)
     call = binding.Gated(
-        x=binding.address(x), type=binding.TYPES[x.dtype], rows=x.shape[0], columns=y.shape[1],
-        function=FUNCTIONS.index(function), gated=gated, y=binding.address(y), threads=torch.get_num_threads(),
+        x=x.data_ptr(), type=binding.TYPES[x.dtype], rows=rows, columns=columns, function=FUNCTIONS.index(function),
+        gated=gated, y=y.data_ptr(), codes=codes.data_ptr() if with_codes else None, scale=scale.data_ptr(),
+        threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_gated(ctypes.byref(call))
-    return y
+    return y, codes, scale
 
 
-def _gated_fake(x: Tensor, function: str, gated: bool) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[1] // (1 + gated))
+def _gated_fake(x: Tensor, function: str, gated: bool, with_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape[0], x.shape[1] // (1 + gated)), *room_for_codes(
+        x, x.shape[0] * (1 + gated) if with_codes else 0
+    )
 
 
 _gated = Operator("intaglio::gated", _gated_compute, _gated_fake)
 
 
 def _gated_grad_compute(grad: Tensor, x: Tensor, scale: Tensor | None, function: str, gated: bool) -> Tensor:
-    """`x` (M, C), gated (2 M, C): the halves of a row under each other."""
+    """`x` (M, C), gated (M, 2 C), whose codes have a scale for each half of a row."""
     rows, columns = grad.shape
     kernels = binding.compiled_at("avx512", grad, scale)
     if kernels is None:
-        value = value_of(x, scale, compute_dtype(grad)).view(rows, columns * (1 + gated))
+        value = value_of(x.view(rows * (1 + gated), columns), scale, compute_dtype(grad)).view(x.shape)
         return gradient(grad, value, function, gated).to(grad.dtype)
     grad_x = grad.new_empty(rows, columns * (1 + gated))
     call = binding.GatedGrad(
-        grad=binding.address(grad), x=binding.address(x), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
-        rows=rows, columns=columns, function=FUNCTIONS.index(function), gated=gated, grad_x=binding.address(grad_x),
+        grad=grad.data_ptr(), x=x.data_ptr(), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
+        rows=rows, columns=columns, function=FUNCTIONS.index(function), gated=gated, grad_x=grad_x.data_ptr(),
         threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_gated_grad(ctypes.byref(call))

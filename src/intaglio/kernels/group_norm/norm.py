@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
 from intaglio.kernels import binding
-from intaglio.kernels.dtypes import compute_dtype, float32
+from intaglio.kernels.dtypes import affine_operands, compute_dtype
 from intaglio.kernels.group_norm.definition import gradient, normalize, statistics
 from intaglio.kernels.operators import Operator
-from intaglio.kernels.row_quantizer import Keep, check_keep, kept, value_of
+from intaglio.kernels.row_quantizer import Keep, check_keep, codes_of, room_for_codes, value_of
 
 
 def group_norm(
@@ -65,11 +65,13 @@ class _GroupNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, keep: Keep
     ) -> Tensor:
         rows = _pixels(x)
-        y, mean, rstd = _group_norm(rows, weight, bias, groups, eps, silu)
-        if any(ctx.needs_input_grad[:3]):
-            saved, scale = kept(rows.flatten(0, 1), keep)
+        needed = any(ctx.needs_input_grad[:3])
+        with_codes = needed and keep == "codes"
+        y, mean, rstd, codes, scale = _group_norm(rows, weight, bias, groups, eps, silu, with_codes)
+        if needed:
             ctx.silu, ctx.shape = silu, x.shape
-            ctx.save_for_backward(saved.view(rows.shape), scale, mean, rstd, weight, bias)
+            saved = (codes, scale) if with_codes else (rows, None)
+            ctx.save_for_backward(*saved, mean, rstd, weight, bias)
         return _from_pixels(y, x.shape)
 
     @staticmethod
@@ -77,7 +79,9 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, scale, mean, rstd, weight, bias = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_x, grad_weight, grad_bias = _group_norm_grad(_pixels(grad), x, scale, mean, rstd, weight, bias, ctx.silu)
+        grad_x, grad_weight, grad_bias = _group_norm_grad(
+            _pixels(grad), x, scale, mean, rstd, weight, bias, ctx.silu, need_weight or need_bias
+        )
         return (
             _from_pixels(grad_x, ctx.shape) if need_x else None,
             grad_weight.to(weight.dtype) if need_weight else None,
@@ -96,30 +100,37 @@ def _from_pixels(y_BRC: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _group_norm_compute(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, with_codes: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, mean, rstd, and the codes and scales of x by pixel: empty if not wanted."""
     kernels = binding.compiled_at("avx512", x)
+    samples, rows, channels = x.shape
     if kernels is None:
         mean, rstd = statistics(x, groups, eps)
-        return normalize(x, mean, rstd, weight, bias, silu).to(x.dtype), mean, rstd
-    samples, rows, channels = x.shape
-    weight, bias = float32(weight), float32(bias)
+        codes, scale = codes_of(x.flatten(0, 1), with_codes)
+        y = normalize(x, mean, rstd, weight, bias, silu).to(x.dtype)
+        return y, mean, rstd, codes.view(x.shape) if with_codes else codes, scale
+    weight, bias, affine_type = affine_operands(weight, bias)
     y = torch.empty_like(x)
-    mean, rstd = (x.new_empty(samples, groups, dtype=torch.float32) for _ in range(2))
+    mean = x.new_empty(samples, groups, dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    codes, scale = room_for_codes(x, samples * rows if with_codes else 0)
     call = binding.GroupNorm(
-        x=binding.address(x), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
-        samples=samples if rows else 0, rows=rows, channels=channels, groups=groups, eps=eps, silu=silu,
-        y=binding.address(y), mean=binding.address(mean), rstd=binding.address(rstd), threads=torch.get_num_threads(),
+        x=x.data_ptr(), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
+        affine_type=affine_type, samples=samples if rows else 0, rows=rows, channels=channels, groups=groups, eps=eps,
+        silu=silu, y=y.data_ptr(), mean=mean.data_ptr(), rstd=rstd.data_ptr(),
+        codes=codes.data_ptr() if with_codes else None, scale=scale.data_ptr(), threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_group_norm(ctypes.byref(call))
-    return y, mean, rstd
+    return y, mean, rstd, codes, scale
 
 
 def _group_norm_fake(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    mean, rstd = (x.new_empty(x.shape[0], groups, dtype=compute_dtype(x)) for _ in range(2))
-    return torch.empty_like(x), mean, rstd
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, with_codes: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    mean = x.new_empty(x.shape[0], groups, dtype=compute_dtype(x))
+    codes, scale = room_for_codes(x, x.shape[0] * x.shape[1] if with_codes else 0)
+    return torch.empty_like(x), mean, torch.empty_like(mean), codes, scale
 
 
 _group_norm = Operator("intaglio::group_norm", _group_norm_compute, _group_norm_fake)
@@ -134,22 +145,26 @@ def _group_norm_grad_compute(
     weight: Tensor | None,
     bias: Tensor | None,
     silu: bool,
+    of_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x, weight and bias; the latter two are empty if not wanted."""
     kernels = binding.compiled_at("avx512", grad, mean)
+    samples, rows, channels = x.shape
+    columns = channels if of_affine else 0
     if kernels is None:
         x = value_of(x.flatten(0, 1), scale, mean.dtype).view(x.shape)
         grad_x, grad_weight, grad_bias = gradient(grad, x, mean, rstd, weight, bias, silu)
-        return grad_x.to(grad.dtype), grad_weight, grad_bias
-    samples, rows, channels = x.shape
-    weight, bias = float32(weight), float32(bias)
+        return grad_x.to(grad.dtype), grad_weight[:columns].clone(), grad_bias[:columns].clone()
+    weight, bias, affine_type = affine_operands(weight, bias)
     grad_x = torch.empty_like(grad)
-    grad_weight, grad_bias = (x.new_zeros(channels, dtype=torch.float32) for _ in range(2))
+    grad_weight = mean.new_zeros(columns)
+    grad_bias = torch.zeros_like(grad_weight)
     call = binding.GroupNormGrad(
-        grad=binding.address(grad), x=binding.address(x), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
-        weight=binding.address(weight), bias=binding.address(bias), mean=binding.address(mean),
-        rstd=binding.address(rstd), samples=samples if rows else 0, rows=rows, channels=channels,
-        groups=mean.shape[1], silu=silu, grad_x=binding.address(grad_x), grad_weight=binding.address(grad_weight),
-        grad_bias=binding.address(grad_bias), threads=torch.get_num_threads(),
+        grad=grad.data_ptr(), x=x.data_ptr(), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
+        weight=binding.address(weight), bias=binding.address(bias), affine_type=affine_type, mean=mean.data_ptr(),
+        rstd=rstd.data_ptr(), samples=samples if rows else 0, rows=rows, channels=channels, groups=mean.shape[1],
+        silu=silu, grad_x=grad_x.data_ptr(), grad_weight=grad_weight.data_ptr() if of_affine else None,
+        grad_bias=grad_bias.data_ptr(), threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_group_norm_grad(ctypes.byref(call))
     return grad_x, grad_weight, grad_bias
@@ -164,9 +179,10 @@ def _group_norm_grad_fake(
     weight: Tensor | None,
     bias: Tensor | None,
     silu: bool,
+    of_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_weight, grad_bias = (mean.new_empty(x.shape[2]) for _ in range(2))
-    return torch.empty_like(grad), grad_weight, grad_bias
+    grad_weight = mean.new_empty(x.shape[2] if of_affine else 0)
+    return torch.empty_like(grad), grad_weight, torch.empty_like(grad_weight)
 
 
 _group_norm_grad = Operator("intaglio::group_norm_grad", _group_norm_grad_compute, _group_norm_grad_fake)

@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
 from intaglio.kernels import binding
-from intaglio.kernels.dtypes import compute_dtype, float32, rows_of
+from intaglio.kernels.dtypes import affine_operands, compute_dtype, rows_of
 from intaglio.kernels.layer_norm.definition import affine_gradients, gradient, normalize, statistics
 from intaglio.kernels.operators import Operator
-from intaglio.kernels.row_quantizer import Keep, check_keep, kept, value_of
+from intaglio.kernels.row_quantizer import Keep, check_keep, codes_of, room_for_codes, value_of
 
 
 def layer_norm(
@@ -54,10 +54,13 @@ class _LayerNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, keep: Keep
     ) -> Tensor:
         rows = rows_of(x)
-        y, mean, rstd = _layer_norm(rows, weight, bias, eps)
-        if any(ctx.needs_input_grad[:3]):
+        needed = any(ctx.needs_input_grad[:3])
+        with_codes = needed and keep == "codes"
+        y, mean, rstd, codes, scale = _layer_norm(rows, weight, bias, eps, with_codes)
+        if needed:
             ctx.shape = x.shape
-            ctx.save_for_backward(*kept(rows, keep), mean, rstd, weight, bias)
+            saved = (codes, scale) if with_codes else (rows, None)
+            ctx.save_for_backward(*saved, mean, rstd, weight, bias)
         return y.view(x.shape)
 
     @staticmethod
@@ -80,30 +83,35 @@ class _LayerNorm(torch.autograd.Function):
 
 
 def _layer_norm_compute(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, with_codes: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, mean, rstd, and the codes and scales of x: empty if not wanted."""
     kernels = binding.compiled_at("avx512", x)
+    rows, columns = x.shape
     if kernels is None:
         mean, rstd = statistics(x, eps)
-        return normalize(x, mean, rstd, weight, bias).to(x.dtype), mean, rstd
-    rows, columns = x.shape
-    weight, bias = float32(weight), float32(bias)
+        return normalize(x, mean, rstd, weight, bias).to(x.dtype), mean, rstd, *codes_of(x, with_codes)
+    weight, bias, affine_type = affine_operands(weight, bias)
     y = torch.empty_like(x)
-    mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    mean = x.new_empty(rows, dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    codes, scale = room_for_codes(x, rows if with_codes else 0)
     call = binding.LayerNorm(
-        x=binding.address(x), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
-        rows=rows, columns=columns, eps=eps, y=binding.address(y), mean=binding.address(mean),
-        rstd=binding.address(rstd), threads=torch.get_num_threads(),
+        x=x.data_ptr(), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
+        affine_type=affine_type, rows=rows, columns=columns, eps=eps, y=y.data_ptr(), mean=mean.data_ptr(),
+        rstd=rstd.data_ptr(), codes=codes.data_ptr() if with_codes else None, scale=scale.data_ptr(),
+        threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_layer_norm(ctypes.byref(call))
-    return y, mean, rstd
+    return y, mean, rstd, codes, scale
 
 
 def _layer_norm_fake(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    mean, rstd = (x.new_empty(x.shape[0], dtype=compute_dtype(x)) for _ in range(2))
-    return torch.empty_like(x), mean, rstd
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, with_codes: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    mean = x.new_empty(x.shape[0], dtype=compute_dtype(x))
+    codes, scale = room_for_codes(x, x.shape[0] if with_codes else 0)
+    return torch.empty_like(x), mean, torch.empty_like(mean), codes, scale
 
 
 _layer_norm = Operator("intaglio::layer_norm", _layer_norm_compute, _layer_norm_fake)
@@ -115,12 +123,12 @@ def _layer_norm_grad_compute(
     kernels = binding.compiled_at("avx512", grad, mean)
     if kernels is None:
         return gradient(grad, value_of(x, scale, mean.dtype), mean, rstd, weight).to(grad.dtype)
-    weight = float32(weight)
+    weight, _, affine_type = affine_operands(weight, None)
     grad_x = torch.empty_like(grad)
     call = binding.LayerNormGrad(
-        grad=binding.address(grad), x=binding.address(x), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
-        weight=binding.address(weight), mean=binding.address(mean), rstd=binding.address(rstd), rows=x.shape[0],
-        columns=x.shape[1], grad_x=binding.address(grad_x), threads=torch.get_num_threads(),
+        grad=grad.data_ptr(), x=x.data_ptr(), type=binding.TYPES[grad.dtype], scale=binding.address(scale),
+        weight=binding.address(weight), affine_type=affine_type, mean=mean.data_ptr(), rstd=rstd.data_ptr(),
+        rows=x.shape[0], columns=x.shape[1], grad_x=grad_x.data_ptr(), threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_layer_norm_grad(ctypes.byref(call))
     return grad_x

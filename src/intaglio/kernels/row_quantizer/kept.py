@@ -21,12 +21,18 @@ def check_keep(keep: str) -> None:
         raise UnknownChoice("keep", keep, KEEPS)
 
 
-def kept(x_MC: Tensor, keep: str) -> tuple[Tensor, Tensor | None]:
-    """`x` (M, C) as it is saved: itself and None, or codes int8 (M, C) and scale float32 (M,)."""
-    if keep == "input":
-        return x_MC, None
+def codes_of(x_MC: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Codes int8 (M, C) and scale float32 (M,) of `x` (M, C) by itself; both empty where they are not wanted."""
+    if not wanted:
+        return room_for_codes(x_MC, 0)
     codes, scale = quantize_rows(x_MC[:, None])
     return codes[:, 0], scale
+
+
+def room_for_codes(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """For codes int8 like `x` with `rows` scales float32, not filled in; no rows, no codes."""
+    codes = torch.empty_like(x, dtype=torch.int8) if rows else x.new_empty(0, dtype=torch.int8)
+    return codes, x.new_empty(rows, dtype=torch.float32)
 
 
 def value_of(saved_MC: Tensor, scale_M: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -1,27 +1,30 @@
 // Layer norm of rows, for AVX-512: a row is read while it is in the L1 cache, its sums are kept in one vector.
-
+#pragma once
 #include <immintrin.h>
 
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
 #include "functions_avx512.h"
+#include "group_norm_avx512.h"
 #include "norms.h"
+#include "round_avx512.h"
 #include "vectors_avx512.h"
 
 namespace intaglio {
 namespace {
 
-inline __m512 at(const float* p, int64_t c, int i) { return _mm512_loadu_ps(p + c + 16 * i); }
-
-// Per-column values in block order, `otherwise` where there are none.
+// Per-column values of any type in block order, `otherwise` where there are none.
 template <typename T>
-std::vector<float> ordered(const float* from, int64_t columns, float otherwise) {
-    std::vector<float> values((columns + BLOCK - 1) / BLOCK * BLOCK, otherwise);
-    if (from) in_block_order<T>(from, columns, values.data());
-    return values;
-}
+struct Ordered : Array<float> {
+    Ordered(const void* from, int64_t type, int64_t columns, float otherwise)
+        : Array<float>((columns + BLOCK - 1) / BLOCK * BLOCK) {
+        for (int64_t e = 0; e < (columns + BLOCK - 1) / BLOCK * BLOCK; ++e) {
+            const int64_t column = e / BLOCK * BLOCK + column_of<T>(e % BLOCK);
+            if (column < columns) data[e] = element(from, type, column, otherwise);
+        }
+    }
+};
 
 inline __m512 sum_of(const Block& x) { return _mm512_add_ps(_mm512_add_ps(x.v[0], x.v[1]), _mm512_add_ps(x.v[2], x.v[3])); }
 
@@ -32,11 +35,11 @@ inline double total(__m512 v) {
     return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
 }
 
-// Lanes of a block that hold a column.
+// Lanes of the last block that hold a column.
 template <typename T>
 inline __mmask16 inside(int64_t left, int i) {
     const T* kind = nullptr;
-    return _mm512_cmplt_epi32_mask(columns_of(kind, i), _mm512_set1_epi32(static_cast<int>(left < BLOCK ? left : BLOCK)));
+    return _mm512_cmplt_epi32_mask(columns_of(kind, i), _mm512_set1_epi32(static_cast<int>(left)));
 }
 
 template <typename T>
@@ -50,13 +53,15 @@ void forward_row(const LayerNorm& n, int64_t row, const float* weight, const flo
     const __m512 m = constant(mean);
     for (int64_t c = 0; c < n.columns; c += BLOCK) {
         const Block v = load_part(x + c, n.columns - c);
+        const bool whole = n.columns - c >= BLOCK;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
-            const __m512 d = _mm512_maskz_sub_ps(inside<T>(n.columns - c, i), v.v[i], m);
+            const __m512 d = _mm512_maskz_sub_ps(whole ? 0xffff : inside<T>(n.columns - c, i), v.v[i], m);
             squares = _mm512_fmadd_ps(d, d, squares);
         }
     }
     const auto rstd = static_cast<float>(1.0 / std::sqrt(total(squares) / count + n.eps));
+    if (n.codes) n.scale[row] = quantize_row(x, n.columns, n.codes + row * n.columns);
     n.mean[row] = mean;
     n.rstd[row] = rstd;
     const __m512 r = constant(rstd);
@@ -118,31 +123,27 @@ void backward_row(const LayerNormGrad& n, int64_t row, const float* weight) {
 }
 
 template <typename T>
-void forward(const LayerNorm& n) {
-    const std::vector<float> weight = ordered<T>(n.weight, n.columns, 1.0f), bias = ordered<T>(n.bias, n.columns, 0.0f);
+void layer_norm_forward(const LayerNorm& n) {
+    const Ordered<T> weight(n.weight, n.affine_type, n.columns, 1.0f), bias(n.bias, n.affine_type, n.columns, 0.0f);
 #pragma omp parallel for num_threads(n.threads) schedule(static) if (n.threads > 1)
-    for (int64_t row = 0; row < n.rows; ++row) forward_row<T>(n, row, weight.data(), bias.data());
+    for (int64_t row = 0; row < n.rows; ++row) forward_row<T>(n, row, weight.data, bias.data);
 }
 
 template <typename T, bool Codes>
-void backward(const LayerNormGrad& n) {
-    const std::vector<float> weight = ordered<T>(n.weight, n.columns, 1.0f);
+void layer_norm_backward(const LayerNormGrad& n) {
+    const Ordered<T> weight(n.weight, n.affine_type, n.columns, 1.0f);
 #pragma omp parallel for num_threads(n.threads) schedule(static) if (n.threads > 1)
-    for (int64_t row = 0; row < n.rows; ++row) backward_row<T, Codes>(n, row, weight.data());
+    for (int64_t row = 0; row < n.rows; ++row) backward_row<T, Codes>(n, row, weight.data);
+}
+
+void layer_norm(const LayerNorm& n) { n.type == 1 ? layer_norm_forward<float>(n) : layer_norm_forward<bf16>(n); }
+
+void layer_norm_grad(const LayerNormGrad& n) {
+    if (n.type == 1)
+        n.scale ? layer_norm_backward<float, true>(n) : layer_norm_backward<float, false>(n);
+    else
+        n.scale ? layer_norm_backward<bf16, true>(n) : layer_norm_backward<bf16, false>(n);
 }
 
 }  // namespace
 }  // namespace intaglio
-
-extern "C" void intaglio_layer_norm(const LayerNorm* norm) {
-    using namespace intaglio;
-    norm->type == 1 ? forward<float>(*norm) : forward<bf16>(*norm);
-}
-
-extern "C" void intaglio_layer_norm_grad(const LayerNormGrad* grad) {
-    using namespace intaglio;
-    if (grad->type == 1)
-        grad->scale ? backward<float, true>(*grad) : backward<float, false>(*grad);
-    else
-        grad->scale ? backward<bf16, true>(*grad) : backward<bf16, false>(*grad);
-}

@@ -1,11 +1,12 @@
 // GELU, its tanh twin and SiLU, alone or as a gate, for AVX-512.
-
+#pragma once
 #include <immintrin.h>
 
 #include <cstdint>
 
 #include "functions_avx512.h"
 #include "gated.h"
+#include "round_avx512.h"
 #include "vectors_avx512.h"
 
 namespace intaglio {
@@ -22,11 +23,11 @@ struct Value {
 };
 
 // f(g), and f'(g) where it is asked for.
-template <Function F>
+template <Function F, bool Coarse>
 inline Value value_of(__m512 g, bool slope) {
     const __m512 one = constant(1.0f);
     if (F == Function::gelu) {
-        const Normal n = normal(g);
+        const Normal n = normal<Coarse>(g);
         Value v{_mm512_mul_ps(g, n.cumulative), one};
         if (slope) v.slope = _mm512_fmadd_ps(_mm512_mul_ps(g, n.exponential), constant(ROOT_1_2PI), n.cumulative);
         return v;
@@ -35,7 +36,7 @@ inline Value value_of(__m512 g, bool slope) {
     const __m512 t = F == Function::silu ? g
                                          : _mm512_mul_ps(_mm512_mul_ps(g, constant(ROOT_8_PI)),
                                                          _mm512_fmadd_ps(square, constant(CUBIC), one));
-    const __m512 s = sigmoid(t);  // f = g s(t), f' = s + g s (1 - s) t'
+    const __m512 s = sigmoid<Coarse>(t);  // f = g s(t), f' = s + g s (1 - s) t'
     Value v{_mm512_mul_ps(g, s), one};
     if (slope) {
         __m512 rest = _mm512_mul_ps(v.f, _mm512_sub_ps(one, s));
@@ -47,7 +48,7 @@ inline Value value_of(__m512 g, bool slope) {
 }
 
 template <typename T, Function F, bool Gate>
-void forward(const Gated& n) {
+void gated_forward(const Gated& n) {
     const int64_t width = (Gate ? 2 : 1) * n.columns;
 #pragma omp parallel for num_threads(n.threads) schedule(static) if (n.threads > 1)
     for (int64_t row = 0; row < n.rows; ++row) {
@@ -59,10 +60,14 @@ void forward(const Gated& n) {
             const Block a = Gate ? load_part(x + c, left) : g;
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) {
-                const __m512 f = value_of<F>(g.v[i], false).f;
+                const __m512 f = value_of<F, sizeof(T) == 2>(g.v[i], false).f;
                 g.v[i] = Gate ? _mm512_mul_ps(a.v[i], f) : f;
             }
             store_part(y + c, g, left);
+        }
+        for (int64_t part = 0; n.codes && part < (Gate ? 2 : 1); ++part) {
+            int8_t* codes = n.codes + row * width + part * n.columns;
+            n.scale[row * (Gate ? 2 : 1) + part] = quantize_row(x + part * n.columns, n.columns, codes);
         }
     }
 }
@@ -80,7 +85,7 @@ Block load_x(const GatedGrad& n, int64_t start, int64_t left, int64_t part) {
 }
 
 template <typename T, bool Codes, Function F, bool Gate>
-void backward(const GatedGrad& n) {
+void gated_backward(const GatedGrad& n) {
     constexpr int64_t PARTS = Gate ? 2 : 1;
 #pragma omp parallel for num_threads(n.threads) schedule(static) if (n.threads > 1)
     for (int64_t row = 0; row < n.rows; ++row) {
@@ -91,7 +96,7 @@ void backward(const GatedGrad& n) {
             if (Gate) a = load_x<T, Codes>(n, row * PARTS * n.columns + c, left, row * PARTS);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) {
-                const Value v = value_of<F>(g.v[i], true);
+                const Value v = value_of<F, sizeof(T) == 2>(g.v[i], true);
                 if (Gate) {
                     da.v[i] = _mm512_mul_ps(dy.v[i], v.f);
                     dy.v[i] = _mm512_mul_ps(dy.v[i], a.v[i]);
@@ -106,47 +111,41 @@ void backward(const GatedGrad& n) {
 }
 
 template <typename T, Function F>
-void forward(const Gated& n) {
-    n.gated ? forward<T, F, true>(n) : forward<T, F, false>(n);
+void gated_forward(const Gated& n) {
+    n.gated ? gated_forward<T, F, true>(n) : gated_forward<T, F, false>(n);
 }
 
 template <typename T>
-void forward(const Gated& n) {
+void gated_forward(const Gated& n) {
     if (n.function == 0)
-        forward<T, Function::gelu>(n);
+        gated_forward<T, Function::gelu>(n);
     else if (n.function == 1)
-        forward<T, Function::gelu_tanh>(n);
+        gated_forward<T, Function::gelu_tanh>(n);
     else
-        forward<T, Function::silu>(n);
+        gated_forward<T, Function::silu>(n);
 }
 
 template <typename T, Function F>
-void backward(const GatedGrad& n) {
+void gated_backward(const GatedGrad& n) {
     if (n.scale)
-        n.gated ? backward<T, true, F, true>(n) : backward<T, true, F, false>(n);
+        n.gated ? gated_backward<T, true, F, true>(n) : gated_backward<T, true, F, false>(n);
     else
-        n.gated ? backward<T, false, F, true>(n) : backward<T, false, F, false>(n);
+        n.gated ? gated_backward<T, false, F, true>(n) : gated_backward<T, false, F, false>(n);
 }
 
 template <typename T>
-void backward(const GatedGrad& n) {
+void gated_backward(const GatedGrad& n) {
     if (n.function == 0)
-        backward<T, Function::gelu>(n);
+        gated_backward<T, Function::gelu>(n);
     else if (n.function == 1)
-        backward<T, Function::gelu_tanh>(n);
+        gated_backward<T, Function::gelu_tanh>(n);
     else
-        backward<T, Function::silu>(n);
+        gated_backward<T, Function::silu>(n);
 }
+
+void gated(const Gated& n) { n.type == 1 ? gated_forward<float>(n) : gated_forward<bf16>(n); }
+
+void gated_grad(const GatedGrad& n) { n.type == 1 ? gated_backward<float>(n) : gated_backward<bf16>(n); }
 
 }  // namespace
 }  // namespace intaglio
-
-extern "C" void intaglio_gated(const Gated* gated) {
-    using namespace intaglio;
-    gated->type == 1 ? forward<float>(*gated) : forward<bf16>(*gated);
-}
-
-extern "C" void intaglio_gated_grad(const GatedGrad* grad) {
-    using namespace intaglio;
-    grad->type == 1 ? backward<float>(*grad) : backward<bf16>(*grad);
-}
