@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from intaglio.errors import Problems, UserError
-from intaglio.methods.adapter_file import find_file
+from intaglio.methods.adapter_file import find_file, read_header
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.run import train
@@ -75,7 +75,8 @@ def test_resume_refuses_another_run(recipe):
 def test_accumulation_is_the_larger_batch(recipe, tmp_path):
     """Two batches of one, accumulated, are one batch of two."""
     # SGD: a step is linear in the gradient, where Adam makes a full step of a rounding error
-    same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 2}
+    # and float products: of two numbers that differ by a rounding error, codes may differ by one
+    same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 2, "integer_gemms": ("none",)}
     one = recipe(output_dir=tmp_path / "a", train_batch_size=2, **same)
     two = recipe(output_dir=tmp_path / "b", train_batch_size=1, gradient_accumulation_steps=2, **same)
     train(one)
@@ -172,3 +173,13 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     expected, got = load_file(find_file(single.output_dir)), load_file(find_file(double.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
+
+
+def test_integers_by_default_where_the_kernels_are(recipe, monkeypatch):
+    """What was chosen stands in the adapter's file."""
+    chosen = lambda made: read_header((train(made), made.output_dir)[1]).options["integer_gemms"]  # noqa: E731
+    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "avx2")
+    assert chosen(recipe(max_train_steps=1)) == ["output", "grad_input"]
+    assert chosen(recipe(max_train_steps=1, integer_gemms=("none",))) == []
+    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "torch")
+    assert chosen(recipe(max_train_steps=1)) == []

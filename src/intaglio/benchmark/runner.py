@@ -133,6 +133,10 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
     }
 
 
+FLOAT_PRODUCTS = ("qlora", "peqa", "tuneqdm", "scaled_lora", "smooth_scales")
+"""Methods whose rows are computed in float unless the recipe says otherwise: so a row is the same on every machine."""
+
+
 def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     from intaglio.config import build
     from intaglio.training.checkpoint import list_checkpoints
@@ -147,6 +151,7 @@ def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     values = {
         "train_batch_size": run.train_batch_size,
         "report_to": "none",
+        "integer_gemms": ("none",) if run.train.get("method") in FLOAT_PRODUCTS else None,
         **{name: value for name, value in run.train.items() if name != "base"},
         "pretrained_model_name_or_path": source,
         "instance_data_dir": manifest.folder / task.train,

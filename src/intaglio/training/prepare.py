@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from intaglio.data.prior import generate_prior_images, missing_prior_images
 from intaglio.data.transforms import PhotoTransform
 from intaglio.diffusion.objective import training_scheduler
 from intaglio.errors import Problems, UserError
+from intaglio.kernels.binding import path_in_use
+from intaglio.layers.integer import GEMMS
 from intaglio.layers.model import KEEP_FLOAT, return_memory
 from intaglio.methods.adapter import Adapter
 from intaglio.methods.attach import attach
@@ -73,7 +76,7 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
     method = model = None
     photos: Sequence[Picture] = []
     try:
-        method = build_method(recipe.method, recipe.method_options())
+        method = _with_integer_products(build_method(recipe.method, recipe.method_options()), recipe)
     except UserError as error:
         problems += error.problems if isinstance(error, Problems) else [str(error)]
     try:
@@ -95,6 +98,17 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
     if recipe.trace_step is not None and recipe.trace_step > steps:
         raise UserError(f"trace_step = {recipe.trace_step}, but the run has {steps} steps; trace one of them")
     return Plan(recipe, method, model, photos, steps)
+
+
+def _with_integer_products(method: Method, recipe: Recipe) -> Method:
+    """Where the recipe leaves it open, a quantized base on a CPU is multiplied in integers if the kernels are compiled:
+    that is faster and takes less memory. The adapter's file says what was chosen, so pictures are drawn alike."""
+    field = "integer_gemms"
+    if recipe.integer_gemms is not None or recipe.unpack_base or not method.needs_base or not hasattr(method, field):
+        return method
+    if torch.accelerator.is_available() or path_in_use() == "torch":
+        return method
+    return with_fields(method, integer_gemms=GEMMS)  # type: ignore[call-arg]
 
 
 def read_photos(recipe: Recipe) -> Sequence[Picture]:

@@ -72,7 +72,9 @@ class Recipe(StrictModel):
         None, description="ends of names of trained layers that compute in float (int8_lora) [none]"
     )
     integer_gemms: tuple[str, ...] | None = Field(
-        None, description="products of quantized layers that run in integers: output, grad_input [none]"
+        None,
+        description="products of quantized layers that run in integers: output, grad_input, or none [both on a CPU "
+        "where the kernels are compiled]",
     )
     targets: tuple[str, ...] | None = Field(None, description="ends of names of the layers to train, as in PEFT")
     keep_float: tuple[str, ...] | None = Field(None, description="starts of names of layers that are not quantized")
@@ -153,4 +155,6 @@ class Recipe(StrictModel):
     def method_options(self) -> dict[str, object]:
         """The options that were given for the method, under the method's own names."""
         given = {name: getattr(self, name) for name in METHOD_OPTIONS} | {"alpha": self.lora_alpha}
+        if self.integer_gemms == ("none",):
+            given["integer_gemms"] = ()
         return {key: value for key, value in given.items() if value is not None}

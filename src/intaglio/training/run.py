@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -92,7 +93,7 @@ class _Loop:
         scaler = torch.amp.GradScaler(accelerator.device.type, enabled=recipe.mixed_precision == "fp16")
         if recipe.report_to != "none":
             accelerator.init_trackers("train")
-        with self._progress(done) as report:
+        with self._progress(done) as report, _no_search_of_what_stays():
             for step in range(done, self.plan.steps):
                 began = time.perf_counter()
                 run_step = self._traced_step if step + 1 == recipe.trace_step else self._step
@@ -248,6 +249,17 @@ def base_bytes(denoiser: torch.nn.Module) -> int:
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         total += sum(t.nbytes for t in own)
     return total
+
+
+@contextmanager
+def _no_search_of_what_stays() -> Iterator[None]:
+    """Keep Python's search for garbage, in the middle of a step, from going through the whole model."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
