@@ -2,8 +2,8 @@
 
     python benchmarks/int8_lora_speed.py
 
-Query, key and value of one input, then out, forward and backward, in bfloat16, rank 16, one thread. The shapes are those
-of Stable Diffusion 1.5 at 256 px. Time of the thread, fastest of interleaved repeats: other processes disturb it little.
+Query, key and value of one input, then out, forward and backward, in bfloat16, rank 16, one thread. The shapes are
+those of Stable Diffusion 1.5 at 256 px. Time of the thread, fastest of interleaved repeats: others disturb it little.
 Writes benchmarks/results/int8_lora_speed.md.
 """
 
@@ -68,7 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
-        f"{processor()}, kernels: {path_in_use()}, base {arguments.base}, fastest of {arguments.repeats}, ms of one thread.",
+        f"{processor()}, kernels: {path_in_use()}, base {arguments.base}. Forward + backward, ms of one thread, fastest of "
+        f"{arguments.repeats}.",
         "",
         f"| tokens x channels | {' | '.join(METHODS)} |",
         "|" + "---|" * (len(METHODS) + 1),

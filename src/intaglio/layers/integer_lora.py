@@ -21,7 +21,8 @@ from intaglio.kernels.codes import codes_by_group, pair_codes
 from intaglio.kernels.int8_matmul import MAX_REDUCTION
 from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
 from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product import IntegerWeight, LayerCall, weight_product
+from intaglio.kernels.weight_product import IntegerWeight, weight_product
+from intaglio.layers.base_call import BaseCall
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
@@ -89,7 +90,7 @@ class IntegerLoraLayer(LowRankLayer):
                 "leave it out of targets"
             )
         self.register_buffer("weight_scale", _weight_scale(base), persistent=False)
-        self.calls: dict[Any, LayerCall] = {}
+        self.calls: dict[Any, BaseCall] = {}
         if how.integer_adapter:
             self.lora_a = nn.Parameter(CodesTensor.of(self.lora_a.detach(), 0))
             self.lora_b = nn.Parameter(CodesTensor.of(self.lora_b.detach(), 1))
@@ -193,7 +194,7 @@ def _rounded_and_product(
     plain = bits == 8 and not how.power_of_two and seed is None and how.granularity == "token"
     if plain and x.dtype in (torch.float32, torch.bfloat16):
         x_pixels = x.permute(0, 2, 3, 1) if isinstance(shape, Conv2dGeometry) else x.reshape(1, 1, -1, x.shape[-1])
-        found = _call(x, tuple(x_pixels.shape), layer, input_shape)(x_pixels, None if factor is None else factor[None])
+        found = _call(x, x.dtype, x_pixels, layer, input_shape)(x_pixels, None if factor is None else factor[None])
         return _Rounded(found.codes.view(-1, x_pixels.shape[3]), found.scale, found.out)
     return _Rounded(*_round_rows(channels_last_rows(x, shape), factor, bits, row_groups(x, layer), how, seed))
 
@@ -203,22 +204,22 @@ MOST_CALLS = 64
 
 
 def _call(
-    x: Tensor, pixels_shape: tuple[int, ...], layer: IntegerLoraLayer, input_shape: torch.Size | None
-) -> LayerCall:
-    """The base's product for inputs, or gradients, like `x`."""
+    x: Tensor, dtype: torch.dtype, x_pixels: Tensor, layer: IntegerLoraLayer, input_shape: torch.Size | None
+) -> BaseCall:
+    """The base's product for inputs, or gradients, like `x`, stored as `dtype`; `x_pixels` is `x` as (B, H, W, C)."""
     base = layer.base
     assert isinstance(base, QuantizedLayer)
     weight, bias = base.integer_weight(), None if input_shape is not None else base.bias
-    key = (x.shape, x.dtype, x.device, input_shape)
+    key = (x.shape, dtype, x.device, input_shape)
     made_from = (weight, bias, None if bias is None else bias._version, base.input_scale, layer.weight_scale)
     call = layer.calls.get(key)
     if call is None or any(a is not b for a, b in zip(call.made_from, made_from, strict=True)):
         size = None if input_shape is None else _size(input_shape, base.geometry)
-        call = LayerCall(
+        call = BaseCall(
             weight,
             window(base.geometry),
-            pixels_shape,
-            x.dtype,
+            tuple(x_pixels.shape),
+            dtype,
             groups=row_groups(x, layer),
             column_scale=layer.weight_scale if size is None else _input_scale(layer),
             bias=bias,
@@ -270,19 +271,9 @@ class IntegerStep(torch.autograd.Function):
             divisor_O=update_scale,
         )
         with _no_autocast(x):
-            y = (
-                y
-                if y is not None
-                else weight_product(
-                    pixels(x_codes, x.shape, shape),
-                    base.integer_weight(),
-                    window(shape),
-                    row_scale=x_scale,
-                    column_scale=scale,
-                    bias=base.bias,
-                    dtype=stored(x.dtype),
-                )
-            )
+            if y is None:
+                x_pixels = pixels(x_codes, x.shape, shape)
+                y = _call(x, stored(x.dtype), x_pixels, layer, None).of_codes(x_pixels, x_scale)
             h = low_rank_update(
                 y.view(-1, b.shape[0]),
                 unfold(x_codes, x.shape, shape),
@@ -358,7 +349,7 @@ def _grad_input(
     back = {"column_scale": _input_scale(layer), "grad_input_size": _size(input_shape, shape), "dtype": dtype}
     codes, dx = pixels(g.codes, output_shape(input_shape, shape), shape), g.out
     if dx is None:
-        dx = weight_product(codes, base.integer_weight(), window(shape), row_scale=g.scale, **back)
+        dx = _call(codes, dtype, codes, layer, input_shape).of_codes(codes, g.scale)
     if not isinstance(shape, Conv2dGeometry) or is_pointwise(shape):
         gh = low_rank_update(
             dx.view(-1, shape.in_channels),
