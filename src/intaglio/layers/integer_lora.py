@@ -10,7 +10,7 @@ import math
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from intaglio.kernels.int8_matmul import MAX_REDUCTION
 from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.kernels.weight_product import IntegerWeight, weight_product
+from intaglio.layers.base_call import BaseCall
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.frozen import QuantizedLayer, compute_input
-from intaglio.layers.geometry import Conv2dGeometry
+from intaglio.layers.geometry import Conv2dGeometry, Geometry
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.patches import (
     channels_last_rows,
@@ -89,13 +90,14 @@ class IntegerLoraLayer(LowRankLayer):
                 "leave it out of targets"
             )
         self.register_buffer("weight_scale", _weight_scale(base), persistent=False)
+        self.calls: dict[Any, BaseCall] = {}
         if how.integer_adapter:
             self.lora_a = nn.Parameter(CodesTensor.of(self.lora_a.detach(), 0))
             self.lora_b = nn.Parameter(CodesTensor.of(self.lora_b.detach(), 1))
 
     def forward(self, x: Tensor) -> Tensor:
         inside = compute_input(x)
-        return IntegerStep.apply(inside, *_input_codes(x, inside, self), self.lora_a, self.lora_b, self)
+        return IntegerStep.apply(inside, _rounded_input(x, inside, self), self.lora_a, self.lora_b, self)
 
 
 def check_format(format: Format) -> None:
@@ -149,21 +151,97 @@ class _LastInput:
 _last_input = _LastInput()
 
 
-def _input_codes(x: Tensor, inside: Tensor, layer: IntegerLoraLayer) -> tuple[Tensor, Tensor]:
-    """Codes (rows, I) and scales (groups,) of the layer's input `x`, which the layer computes with as `inside`."""
+class _Rounded(NamedTuple):
+    """Codes (rows, C) of an input or gradient, their scales (groups,), and perhaps the base's product with them."""
+
+    codes: Tensor
+    scale: Tensor
+    out: Tensor | None = None
+
+
+def _rounded_input(x: Tensor, inside: Tensor, layer: IntegerLoraLayer) -> _Rounded:
+    """Of the layer's input `x`, which the layer computes with as `inside`."""
     base, how = layer.base, layer.how
     assert isinstance(base, QuantizedLayer)
-    groups = row_groups(inside, layer)
     factor = base.input_scale
-    key = (how.activation_bits, how.power_of_two, groups, isinstance(base.geometry, Conv2dGeometry), inside.dtype)
-    found = _last_input.codes(x, key) if factor is None and not x.is_inference() else None
-    if found is None:
-        rows = channels_last_rows(inside.detach(), base.geometry)
-        found = _round_rows(rows, factor, how.activation_bits, groups, how)
-        _check_finite(found[1], "input", layer)
-        if factor is None and not x.is_inference():
-            _last_input.keep(x, key, *found)
-    return found
+    shared = factor is None and not x.is_inference()
+    key = (how.activation_bits, how.scale, how.granularity, isinstance(base.geometry, Conv2dGeometry), inside.dtype)
+    found = _last_input.codes(x, key) if shared else None
+    if found is not None:
+        return _Rounded(*found)
+    rounded = _rounded_and_product(inside.detach(), factor, how.activation_bits, layer, None)
+    _check_finite(rounded.scale, "input", layer)
+    if shared:
+        _last_input.keep(x, key, rounded.codes, rounded.scale)
+    return rounded
+
+
+def _rounded_and_product(
+    x: Tensor,
+    factor: Tensor | None,
+    bits: int,
+    layer: IntegerLoraLayer,
+    input_shape: torch.Size | None,
+    seed: Tensor | None = None,
+) -> _Rounded:
+    """Codes of `x * factor`; with the base's product where one call makes both: 8 bits, float scales, a scale a token.
+
+    `input_shape` asks for the product of a gradient `x`, for an input of that shape.
+    """
+    base, how = layer.base, layer.how
+    assert isinstance(base, QuantizedLayer)
+    shape = base.geometry
+    plain = bits == 8 and not how.power_of_two and seed is None and how.granularity == "token"
+    if plain and x.dtype in (torch.float32, torch.bfloat16):
+        x_pixels = x.permute(0, 2, 3, 1) if isinstance(shape, Conv2dGeometry) else x.reshape(1, 1, -1, x.shape[-1])
+        found = _call(x, x.dtype, x_pixels, layer, input_shape)(x_pixels, None if factor is None else factor[None])
+        return _Rounded(found.codes.view(-1, x_pixels.shape[3]), found.scale, found.out)
+    return _Rounded(*_round_rows(channels_last_rows(x, shape), factor, bits, row_groups(x, layer), how, seed))
+
+
+MOST_CALLS = 64
+"""Shapes that a layer remembers."""
+
+
+def _call(
+    x: Tensor, dtype: torch.dtype, x_pixels: Tensor, layer: IntegerLoraLayer, input_shape: torch.Size | None
+) -> BaseCall:
+    """The base's product for inputs, or gradients, like `x`, stored as `dtype`; `x_pixels` is `x` as (B, H, W, C)."""
+    base = layer.base
+    assert isinstance(base, QuantizedLayer)
+    weight, bias = base.integer_weight(), None if input_shape is not None else base.bias
+    key = (x.shape, dtype, x.device, input_shape)
+    made_from = (weight, bias, None if bias is None else bias._version, base.input_scale, layer.weight_scale)
+    call = layer.calls.get(key)
+    if call is None or any(a is not b for a, b in zip(call.made_from, made_from, strict=True)):
+        size = None if input_shape is None else _size(input_shape, base.geometry)
+        call = BaseCall(
+            weight,
+            window(base.geometry),
+            tuple(x_pixels.shape),
+            dtype,
+            groups=row_groups(x, layer),
+            column_scale=layer.weight_scale if size is None else _input_scale(layer),
+            bias=bias,
+            grad_input_size=size,
+        )
+        call.made_from = made_from
+        if len(layer.calls) >= MOST_CALLS:
+            layer.calls.clear()
+        layer.calls[key] = call
+    return call
+
+
+def _size(input_shape: torch.Size, geometry: Geometry) -> tuple[int, int]:
+    if isinstance(geometry, Conv2dGeometry):
+        return input_shape[2], input_shape[3]
+    return 1, math.prod(input_shape[:-1])
+
+
+def _input_scale(layer: IntegerLoraLayer) -> Tensor:
+    base = layer.base
+    assert isinstance(base, QuantizedLayer)
+    return layer.weight_scale.new_ones(base.geometry.in_channels) if base.input_scale is None else base.input_scale
 
 
 class IntegerStep(torch.autograd.Function):
@@ -174,15 +252,14 @@ class IntegerStep(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any,
         x: Tensor,
-        x_codes: Tensor,
-        x_scale: Tensor,
+        rounded: _Rounded,
         lora_a: Tensor,
         lora_b: Tensor,
         layer: IntegerLoraLayer,
     ) -> Tensor:
         base, how = layer.base, layer.how
         assert isinstance(base, QuantizedLayer)
-        shape = base.geometry
+        shape, (x_codes, x_scale, y) = base.geometry, rounded
         scale = layer.weight_scale
         update_scale = None if how.separate_gradient else scale
         a, a_scale, b, b_scale = pair_codes(
@@ -194,15 +271,9 @@ class IntegerStep(torch.autograd.Function):
             divisor_O=update_scale,
         )
         with _no_autocast(x):
-            y = weight_product(
-                pixels(x_codes, x.shape, shape),
-                base.integer_weight(),
-                window(shape),
-                row_scale=x_scale,
-                column_scale=scale,
-                bias=base.bias,
-                dtype=stored(x.dtype),
-            )
+            if y is None:
+                x_pixels = pixels(x_codes, x.shape, shape)
+                y = _call(x, stored(x.dtype), x_pixels, layer, None).of_codes(x_pixels, x_scale)
             h = low_rank_update(
                 y.view(-1, b.shape[0]),
                 unfold(x_codes, x.shape, shape),
@@ -225,18 +296,22 @@ class IntegerStep(torch.autograd.Function):
         x_codes, x_scale, h, a, a_scale, b, b_scale = ctx.saved_tensors
         layer, base, how = ctx.layer, ctx.layer.base, ctx.layer.how
         shape, bits, groups = base.geometry, how.gradient_bits, x_scale.shape[0]
-        rows = channels_last_rows(grad, shape)
-        seed = seed_of(rows) if how.rounding == "stochastic" else None
-        g, g_scale = _round_rows(rows, layer.weight_scale, bits, groups, how, seed)
+        seed = seed_of(channels_last_rows(grad, shape)) if how.rounding == "stochastic" else None
+        need_x = ctx.needs_input_grad[0]
+        if need_x:
+            rounded = _rounded_and_product(grad, layer.weight_scale, bits, layer, ctx.input_shape, seed)
+        else:
+            rows = channels_last_rows(grad, shape)
+            rounded = _Rounded(*_round_rows(rows, layer.weight_scale, bits, groups, how, seed))
         if grad.dtype != torch.float16:  # a GradScaler looks for what is not finite, and skips the step
-            _check_finite(g_scale, "gradient", layer)
-        own, own_scale = g, g_scale
+            _check_finite(rounded.scale, "gradient", layer)
+        own, own_scale = rounded.codes, rounded.scale
         if how.separate_gradient:
-            own, own_scale = _round_rows(rows, None, bits, groups, how, _plus(seed, 3))
+            own, own_scale = _round_rows(channels_last_rows(grad, shape), None, bits, groups, how, _plus(seed, 3))
 
         pair = _Pair(a, a_scale, b, b_scale)
-        if ctx.needs_input_grad[0]:
-            grad_x, gh = _grad_input(g, g_scale, own, own_scale, pair, layer, ctx.input_shape, stored(grad.dtype))
+        if need_x:
+            grad_x, gh = _grad_input(rounded, own, own_scale, pair, layer, ctx.input_shape, stored(grad.dtype))
             grad_x = from_channels_last_rows(grad_x, ctx.input_shape, shape).to(grad.dtype)
         else:
             grad_x, gh = None, rank_product(own, b.T)
@@ -245,7 +320,7 @@ class IntegerStep(torch.autograd.Function):
         db = token_gradient(h, own, rank_scale=a_scale, divisor=divisor, seed=_plus(seed, 1), transposed=True, **scales)
         patches = unfold(x_codes, ctx.input_shape, shape)
         da = token_gradient(gh, patches, rank_scale=b_scale, multiplier=layer.scaling, seed=_plus(seed, 2), **scales)
-        return grad_x, None, None, from_rows_like(da, layer.lora_a), db.view(layer.lora_b.shape), None
+        return grad_x, None, from_rows_like(da, layer.lora_a), db.view(layer.lora_b.shape), None
 
 
 @dataclass(frozen=True)
@@ -259,8 +334,7 @@ class _Pair:
 
 
 def _grad_input(
-    g: Tensor,
-    g_scale: Tensor,
+    g: _Rounded,
     own: Tensor,
     own_scale: Tensor,
     pair: _Pair,
@@ -272,15 +346,11 @@ def _grad_input(
     base, how = layer.base, layer.how
     assert isinstance(base, QuantizedLayer)
     shape = base.geometry
-    convolution = isinstance(shape, Conv2dGeometry)
-    back = {
-        "column_scale": g_scale.new_ones(shape.in_channels) if base.input_scale is None else base.input_scale,
-        "grad_input_size": (input_shape[2], input_shape[3]) if convolution else (1, math.prod(input_shape[:-1])),
-        "dtype": dtype,
-    }
-    codes = pixels(g, output_shape(input_shape, shape), shape)
-    dx = weight_product(codes, base.integer_weight(), window(shape), row_scale=g_scale, **back)
-    if not convolution or is_pointwise(shape):
+    back = {"column_scale": _input_scale(layer), "grad_input_size": _size(input_shape, shape), "dtype": dtype}
+    codes, dx = pixels(g.codes, output_shape(input_shape, shape), shape), g.out
+    if dx is None:
+        dx = _call(codes, dtype, codes, layer, input_shape).of_codes(codes, g.scale)
+    if not isinstance(shape, Conv2dGeometry) or is_pointwise(shape):
         gh = low_rank_update(
             dx.view(-1, shape.in_channels),
             own,
