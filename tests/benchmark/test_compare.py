@@ -137,7 +137,15 @@ def test_from_end_to_end(bench, tmp_path, tiny_model):
         assert row["encoder"] == "efficientnet-lite0"
         assert not list((folder / row["folder"]).glob("checkpoint-*"))
     assert rows[0]["base_hash"] == rows[1]["base_hash"]
-    for name in ("table.md", "table.csv", "trade-off.png", "adapter.png", "peak-memory.png", "seconds-per-step.png"):
+    for name in (
+        "table.md",
+        "table.csv",
+        "trade-off.png",
+        "drift.png",
+        "adapter.png",
+        "peak-memory.png",
+        "seconds-per-step.png",
+    ):
         assert (folder / name).stat().st_size > 100, name
     assert (folder / "sheet-elf.png").is_file()
     before = (folder / "rows.jsonl").read_text()

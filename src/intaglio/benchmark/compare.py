@@ -53,6 +53,7 @@ def write_report(experiment: Experiment, rows: Sequence[Row]) -> None:
     write_text_atomic(folder / "table.md", page)
     write_text_atomic(folder / "table.csv", table.to_csv(records))
     plots.trade_off(rows, folder / "trade-off.png")
+    plots.trade_off(rows, folder / "drift.png", "drift")
     for name in (n for n in plots.COSTS if any(row.get(n) for row in rows)):
         plots.cost(rows, name, folder / f"{name.removesuffix('_bytes').replace('_', '-')}.png")
     _sheets(folder, rows)

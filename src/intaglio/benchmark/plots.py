@@ -22,26 +22,28 @@ COSTS = {
 }
 
 
-def trade_off(rows: Sequence[Row], path: Path) -> None:
-    """Subject against prompt score: a point for every checkpoint of every method, the mean over tasks and seeds."""
+def trade_off(rows: Sequence[Row], path: Path, against: str = "prompt") -> None:
+    """Subject against prompt score, or against drift where prompts are too easy: a point for every checkpoint of every
+    method, the mean over tasks and seeds."""
     figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     for number, (label, own) in enumerate(_by_label(rows).items()):
         steps = sorted({p["step"] for row in own for p in row["checkpoints"]})
         points = [
-            [p["scores"] for row in own for p in row["checkpoints"] if p["step"] == step and "prompt" in p["scores"]]
+            [p["scores"] for row in own for p in row["checkpoints"] if p["step"] == step and against in p["scores"]]
             for step in steps
         ]
         kept = [(step, found) for step, found in zip(steps, points, strict=True) if found]
         if not kept:
             continue
-        x = [fmean(s["prompt"] for s in found) for _, found in kept]
+        x = [fmean(s[against] for s in found) for _, found in kept]
         y = [fmean(s["subject"] for s in found) for _, found in kept]
         axes.plot(x, y, marker="osD^vP*X"[number % 8], markersize=5, linewidth=1, label=label)
         axes.annotate(str(kept[-1][0]), (x[-1], y[-1]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     real = [row["checkpoints"][-1]["scores"]["subject_real"] for row in rows if _has(row, "subject_real")]
     if real:
         axes.axhline(fmean(real), color="gray", linestyle=":", linewidth=1, label="real pictures")
-    axes.set_xlabel(f"prompt fidelity ({rows[0]['prompt_encoder']})")
+    titles = {"prompt": f"prompt fidelity ({rows[0]['prompt_encoder']})", "drift": "drift on unrelated prompts"}
+    axes.set_xlabel(titles[against])
     axes.set_ylabel(f"subject fidelity ({rows[0]['encoder']})")
     axes.legend(fontsize=8)
     _save(figure, path)
