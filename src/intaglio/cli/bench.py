@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -58,17 +59,35 @@ def command(
     for name in names:
         if name not in CONTESTANTS:
             raise UnknownChoice("method", name, CONTESTANTS)
-    arguments = ["--model", model, "--resolution", str(resolution), "--train_batch_size", str(train_batch_size)]
-    rows, notes = measure(names, [*arguments, "--threads", str(threads)], steps)
-    work = f"U-Net {model}, {resolution} px, batch {train_batch_size}, LoRA rank 16, AdamW, {threads} threads"
-    text = "\n\n".join([table(rows, f"{work}; median of {steps} steps"), *notes]) + "\n"
+    work = Work(model, resolution, train_batch_size, threads)
+    rows, notes = measure(names, work, steps)
+    text = "\n\n".join([table(rows, f"{work.title()}; median of {steps} steps"), *notes]) + "\n"
     click.echo(text)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(f"# One training step\n\n{text}", encoding="utf-8")
 
 
-def measure(names: Sequence[str], arguments: Sequence[str], steps: int) -> tuple[list[dict[str, Any]], list[str]]:
+@dataclass(frozen=True)
+class Work:
+    """What a step consists of."""
+
+    model: str = "sd15"
+    resolution: int = 256
+    batch: int = 1
+    threads: int = os.cpu_count() or 1
+
+    def arguments(self) -> list[str]:
+        given = {"model": self.model, "resolution": self.resolution, "train_batch_size": self.batch}
+        return [part for k, v in (given | {"threads": self.threads}).items() for part in (f"--{k}", str(v))]
+
+    def title(self) -> str:
+        return (
+            f"U-Net {self.model}, {self.resolution} px, batch {self.batch}, LoRA rank 16, AdamW, {self.threads} threads"
+        )
+
+
+def measure(names: Sequence[str], work: Work, steps: int) -> tuple[list[dict[str, Any]], list[str]]:
     """A row for each contestant: `name`, `seconds` (median), `spread` (fastest, slowest), `peak_bytes`, `kernels`; and
     a line for each that needs a package which is not there.
     """
@@ -83,13 +102,14 @@ def measure(names: Sequence[str], arguments: Sequence[str], steps: int) -> tuple
                 continue
             click.echo(f"preparing {CONTESTANTS[name].title}", err=True)
             workers[name] = subprocess.Popen(
-                [*command_line(), *arguments, "--worker", name],
+                [*command_line(), *work.arguments(), "--worker", name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": arguments[-1]},
+                env={**os.environ, "OMP_NUM_THREADS": str(work.threads)},
             )
-            _line(workers[name].stdout, name)
+        for name, worker in workers.items():
+            _line(worker.stdout, name)
         times: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         for step in range(steps + 1):
             click.echo(f"step {step} of {steps}", err=True)
