@@ -16,18 +16,14 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from accelerate.state import AcceleratorState
+from short_runs import Task, recipe, run
 
-from intaglio.errors import UserError
 from intaglio.evaluation.subject import sample_cat
 from intaglio.layers.gemm_errors import GEMMS, layer_errors
 from intaglio.training.diagnose import capture
-from intaglio.training.recipe import Recipe
-from intaglio.training.run import train
 
 VARIANTS: dict[str, dict] = {
     "8 bits, float scales": {},
@@ -78,30 +74,6 @@ def _title(what: str, how: dict[str, str]) -> str:
 
 SWEEP = _sweep()
 STABILITY = {title: LOSSES[title] for title in ("8 bits, float scales", "power-of-two scales")}
-
-
-@dataclass(frozen=True)
-class Task:
-    steps: int
-    batch_size: int
-    seed: int
-    data: Path
-    """A folder of photos."""
-    prompt: str | None
-    """None where the folder has captions."""
-
-
-def recipe(task: Task, folder: Path, **options: object) -> Recipe:
-    values = {
-        "instance_data_dir": task.data,
-        "instance_prompt": task.prompt,
-        "output_dir": folder,
-        "max_train_steps": task.steps,
-        "train_batch_size": task.batch_size,
-        "seed": task.seed,
-        "report_to": "tensorboard",
-    }
-    return Recipe.model_validate({**values, **options})
 
 
 def errors(task: Task, write: Callable[[list[str]], None]) -> None:
@@ -175,24 +147,6 @@ def stability(task: Task, variants: dict[str, dict], write: Callable[[list[str]]
         lines.append(f"| {start + 1} .. {start + width} | {' | '.join(means)} |")
     lines.append(f"| fixed set | {' | '.join(f'{last:.5f}' for _, last in curves.values())} |")
     write(lines)
-
-
-def run(task: Task, **options: object) -> tuple[list[float], float]:
-    """The loss of every step, from the log, and the last one on the fixed set; not a number where training stopped."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with tempfile.TemporaryDirectory() as name:
-        # One process trains in several precisions.
-        AcceleratorState._reset_state()
-        try:
-            last = train(recipe(task, Path(name), **options)).loss_last
-        except UserError as error:
-            print(error)
-            last = math.nan
-        log = EventAccumulator(name + "/logs/train", size_guidance={"scalars": 0})
-        log.Reload()
-        curve = [event.value for event in log.Scalars("loss")]
-        return curve + [math.nan] * (task.steps - len(curve)), last
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The product with a frozen weight against torch's float64 layers, exactly; its scales to the bit."""
 
 import itertools
+from dataclasses import replace as with_fields
 
 import pytest
 import torch
@@ -166,3 +167,27 @@ def test_what_is_refused():
         with pytest.raises(UserError) as caught:
             call()
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["int4", "int8"])
+@pytest.mark.parametrize("window", [Window(), *WINDOWS[:2]], ids=str)
+def test_long_sums(format, window):
+    """The most that a sum can be, of more products than a float32 adds exactly; an even number of channels."""
+    channels = 4100
+    made = random_weight((3, channels, *window.kernel), format)
+    weight = integer_weight(with_fields(made, qdata=torch.full_like(made.qdata, 0x77 if format == "int4" else 127)))
+    size = (1, 4) if window == Window() else (3, 4)
+    x = torch.full((1, *size, channels), 127, dtype=torch.int8)
+    ones = torch.ones(3)
+    got = weight_product(x, weight, window, row_scale=ones[:1], column_scale=ones)
+    assert torch.equal(got, reference(x, weight, (3, channels), window).float())  # int32 to float32, rounded once
+    grad = torch.full((1, *window.output_size(size), 3), -127, dtype=torch.int8)
+    ones = torch.ones(channels)
+    got = weight_product(grad, weight, window, row_scale=ones[:1], column_scale=ones, grad_input_size=size)
+    assert torch.equal(got, reference(grad, weight, (3, channels), window, size).float())
+
+
+@pytest.mark.parametrize("window", [Window(), *WINDOWS], ids=str)
+def test_even_channels(window):
+    """Two codes of a byte belong to one tap."""
+    assert_exact((10, 6), "int4", window, (1, 9) if window == Window() else (7, 5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import platform
@@ -10,59 +9,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from intaglio.cli import SETTINGS
+from intaglio.cli.contestants import CONTESTANTS, DEFAULT, MODELS, Contestant, import_everything, prepare_step
 from intaglio.errors import UnknownChoice, UserError
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One row of the table. `method` None: LoRA by diffusers and PEFT on the float model."""
-
-    title: str
-    method: str | None
-    options: dict[str, Any]
-    dtype: str = "float32"
-    checkpointing: bool = False
-
-
-BOTH = {"integer_gemms": ("output", "grad_input")}
-CONTESTANTS = {
-    "peft": Contestant("diffusers + PEFT LoRA, float32", None, {}),
-    "peft-bf16": Contestant("diffusers + PEFT LoRA, bfloat16", None, {}, "bfloat16"),
-    "peft-bf16-ckpt": Contestant("the same, gradient checkpointing", None, {}, "bfloat16", True),
-    "qlora": Contestant("qlora int4, float products", "qlora", {"base": "int4"}),
-    "qlora-int": Contestant("qlora int4, integer products, bfloat16", "qlora", {"base": "int4", **BOTH}, "bfloat16"),
-    "qlora-int-ckpt": Contestant(
-        "the same, gradient checkpointing", "qlora", {"base": "int4", **BOTH}, "bfloat16", True
-    ),
-    "qlora-int8": Contestant("qlora int8, integer products, bfloat16", "qlora", {"base": "int8", **BOTH}, "bfloat16"),
-    "qlora-nf4": Contestant("qlora nf4, integer products, bfloat16", "qlora", {"base": "nf4", **BOTH}, "bfloat16"),
-    "int8_lora": Contestant("int8_lora, bfloat16", "int8_lora", {"base": "int8"}, "bfloat16"),
-    "int8_lora-int4": Contestant("int8_lora over int4, bfloat16", "int8_lora", {"base": "int4"}, "bfloat16"),
-    "int8_lora-shifts": Contestant(
-        "int8_lora, power-of-two scales, bfloat16", "int8_lora", {"base": "int8", "scale": "power_of_two"}, "bfloat16"
-    ),
-    "tuneqdm": Contestant("tuneqdm int4, float products", "tuneqdm", {"base": "int4"}),
-    "tuneqdm-int": Contestant(
-        "tuneqdm int4, integer products, bfloat16", "tuneqdm", {"base": "int4", **BOTH}, "bfloat16"
-    ),
-}
-DEFAULT = ("peft", "peft-bf16", "qlora", "qlora-int", "qlora-int-ckpt", "tuneqdm-int")
-
-# Blocks and widths of the U-Net of Stable Diffusion 1.5, which are diffusers' own defaults; and one for a quick look.
-MODELS: dict[str, dict[str, Any]] = {
-    "sd15": {"cross_attention_dim": 768},
-    "small": {"cross_attention_dim": 256, "block_out_channels": (64, 128, 256, 256), "attention_head_dim": 8},
-}
 
 
 def command_line() -> list[str]:
@@ -100,31 +59,58 @@ def command(
     for name in names:
         if name not in CONTESTANTS:
             raise UnknownChoice("method", name, CONTESTANTS)
-    arguments = ["--model", model, "--resolution", str(resolution), "--train_batch_size", str(train_batch_size)]
-    rows = measure(names, [*arguments, "--threads", str(threads)], steps)
-    work = f"U-Net {model}, {resolution} px, batch {train_batch_size}, LoRA rank 16, AdamW, {threads} threads"
-    text = table(rows, f"{work}; median of {steps} steps")
+    work = Work(model, resolution, train_batch_size, threads)
+    rows, notes = measure(names, work, steps)
+    text = "\n\n".join([table(rows, f"{work.title()}; median of {steps} steps"), *notes]) + "\n"
     click.echo(text)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(f"# One training step\n\n{text}", encoding="utf-8")
 
 
-def measure(names: Sequence[str], arguments: Sequence[str], steps: int) -> list[dict[str, Any]]:
-    """A row for each contestant: `name`, `seconds` (median), `spread` (fastest, slowest), `peak_bytes`, `kernels`."""
+@dataclass(frozen=True)
+class Work:
+    """What a step consists of."""
+
+    model: str = "sd15"
+    resolution: int = 256
+    batch: int = 1
+    threads: int = os.cpu_count() or 1
+
+    def arguments(self) -> list[str]:
+        given = {"model": self.model, "resolution": self.resolution, "train_batch_size": self.batch}
+        return [part for k, v in (given | {"threads": self.threads}).items() for part in (f"--{k}", str(v))]
+
+    def title(self) -> str:
+        return (
+            f"U-Net {self.model}, {self.resolution} px, batch {self.batch}, LoRA rank 16, AdamW, {self.threads} threads"
+        )
+
+
+def measure(names: Sequence[str], work: Work, steps: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each contestant: `name`, `seconds` (median), `spread` (fastest, slowest), `peak_bytes`, `kernels`; and
+    a line for each that needs a package which is not there.
+    """
     workers: dict[str, subprocess.Popen[str]] = {}
+    notes = []
     try:
         for name in names:
+            package = CONTESTANTS[name].missing_package()
+            if package is not None:
+                notes.append(f"{CONTESTANTS[name].title}: left out, {package} is not installed.")
+                click.echo(notes[-1], err=True)
+                continue
             click.echo(f"preparing {CONTESTANTS[name].title}", err=True)
             workers[name] = subprocess.Popen(
-                [*command_line(), *arguments, "--worker", name],
+                [*command_line(), *work.arguments(), "--worker", name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": arguments[-1]},
+                env={**os.environ, "OMP_NUM_THREADS": str(work.threads)},
             )
-            _line(workers[name].stdout, name)
-        times: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for name, worker in workers.items():
+            _line(worker.stdout, name)
+        times: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         for step in range(steps + 1):
             click.echo(f"step {step} of {steps}", err=True)
             for name, worker in workers.items():
@@ -148,16 +134,18 @@ def measure(names: Sequence[str], arguments: Sequence[str], steps: int) -> list[
                 "kernels": all_steps[0]["kernels"],
             }
         )
-    return rows
+    return rows, notes
 
 
 def table(rows: list[dict[str, Any]], caption: str) -> str:
     """Markdown, with the machine, the versions and the ratios to the first row."""
-    import torch
-
-    kernels = ", ".join(sorted({r["kernels"] for r in rows}))
+    if not rows:
+        raise UserError("nothing left to measure: install what the notes above name, or choose other --methods")
+    kernels = ", ".join(sorted({r["kernels"] for r in rows} - {None})) or "none"
+    packages = ["diffusers", "peft", *(p for r in rows if (p := CONTESTANTS[r["name"]].package))]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
     lines = [
-        f"{caption}. {processor()}, kernels: {kernels}, torch {torch.__version__}, Python {platform.python_version()}.",
+        f"{caption}. {processor()}, our kernels: {kernels}, {versions}, Python {platform.python_version()}.",
         "Memory is the peak of the steps above what the imports take.",
         "",
         "| method | s a step | (fastest, slowest) | MiB | time | memory |",
@@ -171,7 +159,7 @@ def table(rows: list[dict[str, Any]], caption: str) -> str:
             f"{r['peak_bytes'] / MIB:,.0f} | {r['seconds'] / first['seconds']:.2f} | "
             f"{r['peak_bytes'] / first['peak_bytes']:.2f} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _line(stream: IO[str] | None, name: str) -> dict[str, Any]:
@@ -195,68 +183,20 @@ def _work(contestant: Contestant, model: str, resolution: int, batch: int, threa
     import torch
 
     torch.set_num_threads(threads)
-    step = _prepare(contestant, model, resolution, batch)
+    import_everything(contestant)
+    imports_bytes = _resident_bytes()
+    step = prepare_step(contestant, model, resolution, batch)
+    _forget_peak()
     from intaglio.kernels.binding import path_in_use
 
-    kernels = path_in_use() if contestant.method else "torch"
+    kernels = path_in_use() if contestant.ours else None
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-        report = {"seconds": seconds, "peak_bytes": _peak_bytes() - IMPORTS_BYTES[0], "kernels": kernels}
+        report = {"seconds": seconds, "peak_bytes": _peak_bytes() - imports_bytes, "kernels": kernels}
         print(json.dumps(report), flush=True)
-
-
-IMPORTS_BYTES = [0]
-"""Resident memory after the imports; filled in by a worker."""
-
-
-def _prepare(contestant: Contestant, model: str, resolution: int, batch: int) -> Callable[[], None]:
-    import torch
-    from diffusers import UNet2DConditionModel
-    from peft import LoraConfig
-
-    import intaglio
-    from intaglio.layers.model import return_memory
-    from intaglio.methods.registry import build_method
-
-    IMPORTS_BYTES[0] = _resident_bytes()
-    torch.manual_seed(0)
-    dtype = getattr(torch, contestant.dtype)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**MODELS[model]).to(dtype)
-    unet = unet.to_empty(device="cpu")
-    with torch.no_grad():
-        for name, p in unet.named_parameters():
-            p.fill_(1.0) if "norm" in name and name.endswith("weight") else p.normal_(std=0.02)
-    if contestant.method is None:
-        unet.requires_grad_(False)
-        unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-        trained = [p for p in unet.parameters() if p.requires_grad]
-    else:
-        method = build_method(contestant.method, contestant.options)
-        trained = intaglio.attach(unet, method, range_search="absmax").parameters()
-    if contestant.checkpointing:
-        unet.enable_gradient_checkpointing()
-    unet.train()
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    size = resolution // 8
-    sample, noise = (torch.randn(batch, 4, size, size, dtype=dtype) for _ in range(2))
-    text = torch.randn(batch, 77, MODELS[model]["cross_attention_dim"], dtype=dtype)
-    timesteps = torch.randint(1000, (batch,))
-
-    def step() -> None:
-        loss = torch.nn.functional.mse_loss(unet(sample, timesteps, text).sample, noise)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return_memory()
-    gc.collect()
-    gc.freeze()  # what stays is not looked through again in the middle of a step
-    _forget_peak()
-    return step
 
 
 def _status_bytes(key: str) -> int:

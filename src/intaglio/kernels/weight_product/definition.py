@@ -1,7 +1,4 @@
-"""What the product with a frozen weight is, in torch: taps in a loop over exact matrix products.
-
-It is also what runs where the compiled kernels are not there.
-"""
+"""What the product with a frozen weight is, in torch: taps in a loop over exact matrix products."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ def output_sums(x_BHWI: Tensor, codes_OTI: Tensor, window: Window) -> Tensor:
     top, left = window.padding
     padded = torch.nn.functional.pad(x_BHWI, (0, 0, left, left, top, top))
     for tap in range(window.taps):
-        total += by_torch(_under(padded, tap, window, (out_height, out_width)).flatten(0, 2), codes_OTI[:, tap].T)
+        total += by_torch(under_tap(padded, tap, window, (out_height, out_width)).flatten(0, 2), codes_OTI[:, tap].T)
     return total.view(batch, out_height, out_width, -1)
 
 
@@ -33,12 +30,12 @@ def grad_input_sums(grad_BHWO: Tensor, codes_OTI: Tensor, window: Window, size: 
     )
     for tap in range(window.taps):
         part = by_torch(grad_BHWO.flatten(0, 2), codes_OTI[:, tap])
-        under = _under(total, tap, window, (out_height, out_width))
+        under = under_tap(total, tap, window, (out_height, out_width))
         under += part.view(under.shape)
     return total[:, top : top + size[0], left : left + size[1]]
 
 
-def _under(padded: Tensor, tap: int, window: Window, size: tuple[int, int]) -> Tensor:
+def under_tap(padded: Tensor, tap: int, window: Window, size: tuple[int, int]) -> Tensor:
     """The view of a padded image (B, H, W, C) that one tap meets, (B, H', W', C)."""
     y, x = tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]
     rows = slice(y, y + (size[0] - 1) * window.stride[0] + 1, window.stride[0])

@@ -9,7 +9,8 @@ from intaglio.errors import UserError
 from intaglio.kernels import binding
 from intaglio.kernels.int8_matmul.checks import MAX_REDUCTION
 from intaglio.kernels.operators import Operator
-from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, scaled
+from intaglio.kernels.weight_product.by_torch import sums_by_torch
+from intaglio.kernels.weight_product.definition import scaled
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
 
@@ -115,8 +116,7 @@ def _compute(
         weight = IntegerWeight(
             qdata, (shape[0], shape[1], shape[2]), column_scale, zero_point, ratio, levels, group_size
         )
-        codes = weight.codes().view(shape)
-        sums = grad_input_sums(x, codes, window, size) if back else output_sums(x, codes, window)
+        sums = sums_by_torch(x, weight, window, size if back else None)
         return scaled(sums, row_scale, column_scale, bias, dtype)
     columns = shape[2] if back else shape[0]
     out = x.new_empty(x.shape[0], *size, columns, dtype=dtype)

@@ -1,0 +1,143 @@
+"""What `intaglio bench` measures: ways to fine-tune one U-Net with random weights, peers and ours."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from intaglio.cli import peers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Blocks and widths of the U-Net of Stable Diffusion 1.5, which are diffusers' own defaults; and one for a quick look.
+MODELS: dict[str, dict[str, Any]] = {
+    "sd15": {"cross_attention_dim": 768},
+    "small": {"cross_attention_dim": 256, "block_out_channels": (64, 128, 256, 256), "attention_head_dim": 8},
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One row of the table."""
+
+    title: str
+    prepare: Callable[[nn.Module], list[nn.Parameter]]
+    """Changes a float U-Net in place; returns what is trained."""
+    dtype: str = "float32"
+    checkpointing: bool = False
+    package: str | None = None
+    """Distribution of a peer that need not be installed: a key of `peers.MODULES`."""
+
+    ours: bool = False
+
+    def missing_package(self) -> str | None:
+        """The package that it needs, where that is not installed."""
+        try:
+            return None if self.package is None or version(self.package) else self.package
+        except PackageNotFoundError:
+            return self.package
+
+
+def _attach(unet: nn.Module, method: str, **options: Any) -> list[nn.Parameter]:
+    import intaglio
+    from intaglio.methods.registry import build_method
+
+    return intaglio.attach(unet, build_method(method, options), range_search="absmax").parameters()
+
+
+def ours(
+    title: str, method: str, base: str, dtype: str = "bfloat16", checkpointing: bool = False, **options: Any
+) -> Contestant:
+    prepare = partial(_attach, method=method, base=base, **options)
+    return Contestant(title, prepare, dtype, checkpointing, ours=True)
+
+
+BOTH: dict[str, Any] = {"integer_gemms": ("output", "grad_input")}
+CONTESTANTS = {
+    "peft": Contestant("diffusers + PEFT LoRA, float32", peers.lora),
+    "peft-bf16": Contestant("diffusers + PEFT LoRA, bfloat16", peers.lora, "bfloat16"),
+    "peft-bf16-ckpt": Contestant(
+        "diffusers + PEFT LoRA, bfloat16, gradient checkpointing", peers.lora, "bfloat16", True
+    ),
+    "bitsandbytes": Contestant(
+        "bitsandbytes NF4 (Linear only) + LoRA, bfloat16", peers.bitsandbytes, "bfloat16", package="bitsandbytes"
+    ),
+    "quanto": Contestant("optimum-quanto INT8 + LoRA, bfloat16", peers.quanto, "bfloat16", package="optimum-quanto"),
+    "torchao": Contestant(
+        "torchao INT8 mixed precision (Linear only) + LoRA, bfloat16", peers.torchao, "bfloat16", package="torchao"
+    ),
+    "official-tuneqdm": Contestant("TuneQDM as its authors compute it, 4 bit, float32", peers.official_tuneqdm),
+    "qlora": ours("qlora int4, float products, float32", "qlora", "int4", "float32"),
+    "qlora-int-f32": ours("qlora int4, integer products, float32", "qlora", "int4", "float32", **BOTH),
+    "qlora-int": ours("qlora int4, integer products, bfloat16", "qlora", "int4", **BOTH),
+    "qlora-int-ckpt": ours(
+        "qlora int4, integer products, bfloat16, gradient checkpointing", "qlora", "int4", checkpointing=True, **BOTH
+    ),
+    "qlora-int8": ours("qlora int8, integer products, bfloat16", "qlora", "int8", **BOTH),
+    "qlora-nf4": ours("qlora nf4, integer products, bfloat16", "qlora", "nf4", **BOTH),
+    "peqa-int": ours("peqa int4, integer products, bfloat16", "peqa", "int4", **BOTH),
+    "int8_lora": ours("int8_lora, bfloat16", "int8_lora", "int8"),
+    "int8_lora-int4": ours("int8_lora over int4, bfloat16", "int8_lora", "int4"),
+    "int8_lora-shifts": ours("int8_lora, power-of-two scales, bfloat16", "int8_lora", "int8", scale="power_of_two"),
+    "tuneqdm": ours("tuneqdm int4, float products, float32", "tuneqdm", "int4", "float32"),
+    "tuneqdm-int": ours("tuneqdm int4, integer products, bfloat16", "tuneqdm", "int4", **BOTH),
+}
+DEFAULT = ("peft", "peft-bf16", "qlora", "qlora-int", "qlora-int-ckpt", "tuneqdm-int")
+
+
+def import_everything(contestant: Contestant) -> None:
+    """So that memory after this is the contestant's own."""
+    for name in ("diffusers.models.unets.unet_2d_condition", "peft", "intaglio.methods.registry"):
+        import_module(name)
+    if contestant.package is not None:
+        import_module(peers.MODULES[contestant.package])
+
+
+def new_unet(model: str, dtype: str) -> nn.Module:
+    """A U-Net of `MODELS` with random weights, made at its size."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**MODELS[model]).to(getattr(torch, dtype))
+    unet = unet.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, p in unet.named_parameters():
+            p.fill_(1.0) if "norm" in name and name.endswith("weight") else p.normal_(std=0.02)
+    return unet
+
+
+def prepare_step(contestant: Contestant, model: str, resolution: int, batch: int) -> Callable[[], None]:
+    """A call that makes one training step: forward, backward, AdamW."""
+    import torch
+
+    from intaglio.layers.model import return_memory
+
+    unet = new_unet(model, contestant.dtype)
+    trained = contestant.prepare(unet)
+    if contestant.checkpointing:
+        unet.enable_gradient_checkpointing()  # type: ignore[operator]
+    unet.train()
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    size, dtype = resolution // 8, getattr(torch, contestant.dtype)
+    sample, noise = (torch.randn(batch, 4, size, size, dtype=dtype) for _ in range(2))
+    text = torch.randn(batch, 77, MODELS[model]["cross_attention_dim"], dtype=dtype)
+    timesteps = torch.randint(1000, (batch,))
+
+    def step() -> None:
+        loss = torch.nn.functional.mse_loss(unet(sample, timesteps, text).sample, noise)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return_memory()
+    gc.collect()
+    gc.freeze()  # what stays is not looked through again in the middle of a step
+    return step

@@ -1,0 +1,159 @@
+"""The product where the compiled kernels are not there: float32 products by torch that are exact.
+
+Codes are integers of at most 8 bits, so a float32 holds every partial sum as long as few enough are added, in whatever
+order: 1,024 products of INT8 codes, 16,384 where the weight's codes have 4 bits. What is longer is cut, and the pieces
+are added in int32. Plain sums only: no Winograd, which multiplies by fractions.
+
+The weight is unpacked in blocks of output channels that stay in the cache: of a whole one the system would hand out
+fresh pages every time, which costs more than the product of a small image.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, under_tap
+from intaglio.kernels.weight_product.weight import IntegerWeight
+from intaglio.kernels.weight_product.window import Window
+
+_LARGEST = 128
+"""|code| of an INT8."""
+_BLOCK = 2**21
+"""Weights that are unpacked at a time: 8 MB."""
+_SMALL_IMAGE = 256
+"""Output pixels, of all samples, below which matrices are faster than torch's convolution."""
+
+
+def exact_steps(largest_code: int) -> int:
+    """How many products of an INT8 code and one of at most `largest_code` a float32 adds exactly."""
+    return 2**24 // (_LARGEST * largest_code)
+
+
+def sums_by_torch(x_BHWC: Tensor, weight: IntegerWeight, window: Window, size: tuple[int, int] | None) -> Tensor:
+    """`output_sums`, or with the `size` of the input `grad_input_sums`: the same integers, in float32 or int32."""
+    out, taps, channels = weight.shape
+    steps = exact_steps(8 if _has_halves(weight) else _LARGEST)
+    if not _known(x_BHWC) or taps * (channels if size is None else out) > steps:
+        codes = weight.codes().view(weight.shape)
+        return output_sums(x_BHWC, codes, window) if size is None else grad_input_sums(x_BHWC, codes, window, size)
+    blocks = _Blocks(weight)
+    with torch.backends.nnpack.flags(enabled=False):  # Winograd
+        return _output(x_BHWC, blocks, window) if size is None else _grad_input(x_BHWC, blocks, window, size)
+
+
+def _output(x: Tensor, blocks: _Blocks, window: Window) -> Tensor:
+    x = blocks.arranged(x)
+    size = window.output_size((x.shape[1], x.shape[2]))
+    if len(x) * size[0] * size[1] >= _SMALL_IMAGE and window != Window():
+        image = x.permute(0, 3, 1, 2)
+        parts = [
+            F.conv2d(image, blocks.kernel(w, window), None, window.stride, window.padding, window.dilation)
+            for w in blocks
+        ]
+        return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
+    rows = _unfolded(x, window, size)
+    return torch.cat([rows @ w.flatten(1).T for w in blocks], dim=1).view(len(x), *size, -1)
+
+
+def _grad_input(grad: Tensor, blocks: _Blocks, window: Window, size: tuple[int, int]) -> Tensor:
+    spatial = (grad.shape[1], grad.shape[2])
+    grad = grad * blocks.factor
+    rows, start, total = grad.flatten(0, 2), 0, None
+    by_convolution = len(rows) >= _SMALL_IMAGE and window != Window()
+    for w in blocks:
+        part = slice(start, start + len(w))
+        start = part.stop
+        if by_convolution:
+            image = grad[..., part].permute(0, 3, 1, 2)
+            shape = [len(grad), w.shape[2], *size]
+            how = (list(window.stride), list(window.padding), list(window.dilation), False, [0, 0], 1)
+            kernel, like = blocks.kernel(w, window), image.new_empty(1).expand(shape)
+            found = torch.ops.aten.convolution_backward(image, like, kernel, None, *how, [True, False, False])[0]
+        else:
+            found = rows[:, part] @ w.flatten(1)
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    back = total.permute(0, 2, 3, 1) if by_convolution else _folded(total, len(grad), window, spatial, size)
+    return blocks.arranged_back(back)
+
+
+def _unfolded(x: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """(B, H, W, C) -> (B H' W', T C): what each output pixel meets."""
+    if window == Window():
+        return x.flatten(0, 2)
+    top, left = window.padding
+    padded = F.pad(x, (0, 0, left, left, top, top))
+    return torch.cat([under_tap(padded, tap, window, size) for tap in range(window.taps)], dim=3).flatten(0, 2)
+
+
+def _folded(rows: Tensor, batch: int, window: Window, spatial: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The transpose of `_unfolded`: (B H' W', T C) -> (B, H, W, C)."""
+    parts = rows.view(batch, *spatial, window.taps, -1)
+    top, left = window.padding
+    total = rows.new_zeros(batch, size[0] + 2 * top, size[1] + 2 * left, parts.shape[4])
+    for tap in range(window.taps):
+        under = under_tap(total, tap, window, spatial)
+        under += parts[..., tap, :]
+    return total[:, top : top + size[0], left : left + size[1]]
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The codes of a weight as float32 (o, T, I), in blocks of output channels.
+
+    Two codes of a byte are not torn apart: even channels stand before odd ones, both as 16 times the code.
+    """
+
+    weight: IntegerWeight
+
+    @property
+    def factor(self) -> float:
+        return 1 / 16 if _has_halves(self.weight) else 1.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        out, taps, channels = self.weight.shape
+        rows = max(1, _BLOCK // max(1, taps * channels))
+        if not _has_halves(self.weight):
+            for part in self.weight.codes().view(out, taps, channels).split(rows):
+                yield part.float()
+            return
+        for packed in self.weight.qdata.view(torch.int8).view(out, taps, channels // 2).split(rows):
+            halves = torch.empty(len(packed), taps, channels)
+            halves[..., : channels // 2] = packed << 4
+            halves[..., channels // 2 :] = packed & -16
+            yield halves
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """int8 input -> float32, its channels as the weight's."""
+        if _has_halves(self.weight):
+            x = torch.cat([x[..., 0::2], x[..., 1::2]], dim=-1)
+        return x * self.factor
+
+    def arranged_back(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2) if _has_halves(self.weight) else x
+
+    @staticmethod
+    def kernel(w_OTI: Tensor, window: Window) -> Tensor:
+        return w_OTI.unflatten(1, window.kernel).permute(0, 3, 1, 2)
+
+
+def _has_halves(weight: IntegerWeight) -> bool:
+    """Signed 4-bit codes that are what is multiplied, the two of a byte neighbouring channels of one tap."""
+    plain = weight.zero_point is None and weight.ratio is None and weight.levels is None
+    return plain and weight.qdata.dtype == torch.uint8 and weight.shape[2] % 2 == 0
+
+
+def _known(x: Tensor) -> bool:
+    """Whether torch's convolution is known to add products as they are: oneDNN does; and whether there are any."""
+    return (
+        x.device.type == "cpu"
+        and platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+        and x.numel() > 0
+    )
