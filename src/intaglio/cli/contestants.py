@@ -125,7 +125,7 @@ def prepare_step(contestant: Contestant, model: str, resolution: int, batch: int
     if contestant.checkpointing:
         unet.enable_gradient_checkpointing()  # type: ignore[operator]
     unet.train()
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     size, dtype = resolution // 8, getattr(torch, contestant.dtype)
     sample, noise = (torch.randn(batch, 4, size, size, dtype=dtype) for _ in range(2))
     text = torch.randn(batch, 77, MODELS[model]["cross_attention_dim"], dtype=dtype)
