@@ -68,8 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
-        f"{processor()}, kernels: {path_in_use()}, base {arguments.base}. Forward + backward, ms of one thread, fastest of "
-        f"{arguments.repeats}.",
+        f"{processor()}, kernels: {path_in_use()}, base {arguments.base}. Forward + backward, ms of one thread, "
+        f"fastest of {arguments.repeats}.",
         "",
         f"| tokens x channels | {' | '.join(METHODS)} |",
         "|" + "---|" * (len(METHODS) + 1),
