@@ -5,13 +5,14 @@
 For each adapter: |W' - W| over the mean |W| of the output channel, as a picture of output x input channels, and the
 share of the change's square that the best scales could make: by output channel, and by output and input channel. PEQA
 makes all of its change with the first, TuneQDM with the second; for full fine-tuning the shares say how much of what it
-does scales can express.
+does scales can express, beside what a low-rank pair could: rank 1 has as many parameters as both scales.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -53,6 +54,13 @@ def scale_shares(before: Tensor, after: Tensor, iterations: int = 50) -> dict[st
     return {**shares, "both": 1 - float((new - old * r_out * r_in).square().sum()) / total}
 
 
+def rank_shares(before: Tensor, after: Tensor, ranks: tuple[int, ...] = (1, 2, 16)) -> dict[str, float]:
+    """Shares in [0, 1] of |W' - W|^2 that the best change of each rank makes, of (O, I) or (O, I kh kw)."""
+    squares = torch.linalg.svdvals((after - before).double().flatten(1)).square()
+    total = float(squares.sum())
+    return {f"rank_{rank}": float(squares[:rank].sum()) / total if total else 0.0 for rank in ranks}
+
+
 def relative_change(before: Tensor, after: Tensor) -> Tensor:
     """|W' - W| over the mean |W| of the output channel: (O, I), kernels averaged."""
     if before.ndim == 2:
@@ -76,11 +84,22 @@ def dense_weight(layer: nn.Module, interval: int) -> Tensor:
     return frozen.to_float(layer).weight.detach().clone()  # type: ignore[arg-type]
 
 
+def medians(denoiser: nn.Module, before: dict[str, Tensor], interval: int) -> dict[str, float]:
+    """Of each share, over all layers that the adapter changed."""
+    shares = []
+    for name, old in before.items():
+        new = dense_weight(denoiser.get_submodule(name), interval)
+        if not torch.equal(old, new):
+            shares.append({**scale_shares(old, new, 10), **rank_shares(old, new)})
+    return {key: statistics.median(s[key] for s in shares) for key in shares[0]} | {"layers": len(shares)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", type=Path, action="append", required=True, help="folder of a run; several times")
     parser.add_argument("--layer", default=DEFAULT_LAYER, help="name of a Linear or Conv2d")
     parser.add_argument("--interval", type=int, default=0, help="timestep interval of methods that have several")
+    parser.add_argument("--every_layer", action="store_true", help="medians over all layers too")
     parser.add_argument("--model", help="[the one that each adapter was trained on]")
     parser.add_argument("--out", type=Path, default=Path("out/weight-change"))
     arguments = parser.parse_args()
@@ -88,11 +107,16 @@ def main() -> None:
     table = {}
     for axis, folder in zip(axes[0], arguments.adapter, strict=True):
         denoiser = denoiser_of(open_base(folder, arguments.model))[1]
-        before = dense_weight(dict(find_layers(denoiser))[arguments.layer], 0).clone()
+        every = {n: dense_weight(m, 0).clone() for n, m in find_layers(denoiser)}
+        before = every[arguments.layer]
         load_adapter(denoiser, folder)
         after = dense_weight(denoiser.get_submodule(arguments.layer), arguments.interval)
         change = relative_change(before, after)
         table[folder.name] = {"mean_change": float(change.mean()), **scale_shares(before, after)}
+        table[folder.name] |= rank_shares(before, after)
+        if arguments.every_layer:
+            found = medians(denoiser, every, arguments.interval)
+            table[folder.name] |= {f"median_{key}": value for key, value in found.items()}
         image = axis.imshow(change.numpy(), aspect="auto", cmap="magma", vmin=0, vmax=float(change.quantile(0.99)) or 1)
         axis.set(title=folder.name, xlabel="input channel", ylabel="output channel")
         figure.colorbar(image, ax=axis)

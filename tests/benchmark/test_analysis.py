@@ -28,6 +28,16 @@ def test_what_scales_explain():
     assert weight_change.scale_shares(weight, weight) == {"output": 0.0, "both": 0.0}
 
 
+def test_what_ranks_explain():
+    """A change of singular values 3 and 1: nine tenths of its square are of rank 1."""
+    before = torch.randn(4, 3)
+    change = torch.zeros(4, 3)
+    change[0, 0], change[2, 1] = 3, 1
+    shares = weight_change.rank_shares(before, before + change, (1, 2))
+    assert shares == {"rank_1": pytest.approx(0.9, abs=1e-5), "rank_2": pytest.approx(1, abs=1e-5)}
+    assert weight_change.rank_shares(before, before, (1,)) == {"rank_1": 0}
+
+
 def test_relative_change_by_hand():
     before = torch.tensor([[1.0, -3.0], [10.0, 10.0]])
     after = before + torch.tensor([[2.0, 0.0], [0.0, 5.0]])
