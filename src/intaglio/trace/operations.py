@@ -248,7 +248,7 @@ register("intaglio::layer_norm", lambda a, out: [Vector("layer_norm", a["x"].num
 register("intaglio::layer_norm_grad", lambda a, out: [Vector("layer_norm", a["grad"].numel())])
 register("intaglio::group_norm", lambda a, out: _group_norm(a, a["x"]))
 register("intaglio::group_norm_grad", lambda a, out: _group_norm(a, a["grad"]))
-register("intaglio::gated", lambda a, out: _gated(a, out))
+register("intaglio::gated", lambda a, out: _gated(a, out[0]))
 register("intaglio::gated_grad", lambda a, out: _gated(a, a["grad"]))
 
 # Arithmetic that ends in INT8 codes is a quantizer's: one `quantize` in all.
