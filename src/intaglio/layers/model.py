@@ -179,7 +179,7 @@ def hold_float_weights(model: nn.Module) -> None:
         if isinstance(layer, QuantizedLayer) and not layer.integer_gemms:
             parent = model.get_submodule(name.rpartition(".")[0])
             if not isinstance(parent, IntegerLoraLayer):
-                replace(model, name, to_float(layer))
+                replace(model, name, to_float(cast("nn.Linear | nn.Conv2d", layer)))
 
 
 @contextmanager
