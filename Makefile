@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo chain test test-slow check bench bench-step kernels wheel sanitize
+.PHONY: setup demo chain test test-slow check bench bench-methods bench-generation bench-saved bench-losses kernels wheel sanitize
 
 setup: $(VENV)/.installed
 
@@ -29,11 +29,20 @@ check: setup         ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: setup         ## time and memory of one step per method on this machine
+bench: setup         ## a training step of the Stable Diffusion 1.5 U-Net, peers and ours, into benchmarks/results: 15 min, 20 GB
+	$(BIN)/python benchmarks/training_step.py
+
+bench-methods: setup ## time and memory of one step per method on the embedded base
 	$(BIN)/python benchmarks/methods.py
 
-bench-step: setup    ## a training step of the Stable Diffusion 1.5 U-Net, peers and ours alternating: half an hour, 14 GB
-	$(BIN)/python benchmarks/training_step.py
+bench-generation: setup ## drawing an image in integers beside bfloat16
+	$(BIN)/python benchmarks/generation.py
+
+bench-saved: setup   ## bytes kept for the backward pass, by kind of layer and method
+	$(BIN)/python benchmarks/saved_bytes.py
+
+bench-losses: setup  ## 300 steps in integers against float, equal seeds: a quarter of an hour
+	$(BIN)/python benchmarks/loss_curves.py
 
 kernels: setup       ## speed of single products against torch's on this machine
 	$(BIN)/python benchmarks/kernels.py

@@ -40,7 +40,7 @@ def main() -> None:
     lines = [
         "# One step of each method on the embedded base",
         "",
-        f"`make bench`, commit {commit or 'unknown'}, {platform.processor() or platform.machine()}, "
+        f"`make bench-methods`, commit {commit or 'unknown'}, {platform.processor() or platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; batch {rows[0]['train_batch_size']}, "
         f"median of {STEPS} steps, products in float but for int8_lora.",
         "",

@@ -41,8 +41,8 @@ class Group:
 LARGER = (REFERENCE, "qlora-int", "qlora-int-ckpt", "tuneqdm-int")
 FALLBACK = (REFERENCE, "peft", "qlora-int", "qlora-int-f32")
 GROUPS = {
-    "floats": Group("LoRA in float, and qlora", (REFERENCE, "peft", "peft-bf16-ckpt", "qlora-int")),
     "ours": Group("Ours", (*LARGER, "int8_lora-int4")),
+    "floats": Group("LoRA in float, and qlora", (REFERENCE, "peft", "peft-bf16-ckpt", "qlora-int")),
     "formats": Group("Ours, other formats", (REFERENCE, "qlora-int8", "qlora-nf4", "peqa-int", "int8_lora")),
     "peers": Group("Quantized by others", (REFERENCE, "bitsandbytes", "quanto", "torchao"), steps=2),
     "official": Group("TuneQDM, its authors' way and ours", (REFERENCE, "official-tuneqdm", "tuneqdm-int"), steps=2),
