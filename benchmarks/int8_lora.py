@@ -47,7 +47,7 @@ LOSSES: dict[str, dict] = {
     "one scale a tensor": {"granularity": "tensor"},
     "integer adapter, float scales": {"integer_adapter": True},
     "integer adapter, power-of-two scales": {"integer_adapter": True, "scale": "power_of_two"},
-    "yardstick: qlora in bfloat16": {"method": "qlora", "mixed_precision": "bf16"},
+    "yardstick: qlora in bfloat16": {"method": "qlora", "integer_gemms": (), "mixed_precision": "bf16"},
 }
 
 
@@ -118,10 +118,11 @@ def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], N
     for title, options in variants.items():
         if title in done:
             lines.append(done[title])
+            write(lines)
             continue
         base = options.get("base", "int8")
         if base not in twins:
-            twins[base] = run(task, method="qlora", base=base)
+            twins[base] = run(task, method="qlora", base=base, integer_gemms=())
         curve, last = run(task, **{"method": "int8_lora", "base": base, **options})
         twin, twin_last = twins[base]
         difference = fmean(abs(a - b) / b for a, b in zip(curve, twin, strict=True))
@@ -131,7 +132,7 @@ def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], N
 
 def stability(task: Task, variants: dict[str, dict], write: Callable[[list[str]], None]) -> None:
     """The mean loss of every twentieth part of a long run."""
-    curves = {"qlora": run(task, method="qlora", base="int8")}
+    curves = {"qlora, float": run(task, method="qlora", base="int8", integer_gemms=())}
     for title, options in variants.items():
         curves[title] = run(task, method="int8_lora", **{"base": "int8", **options})
     width = max(1, task.steps // 20)
