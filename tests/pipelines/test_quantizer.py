@@ -165,7 +165,8 @@ def test_dequantize_gives_a_float_model_that_saves_as_one(int4_folder, tmp_path)
     pipeline.unet.dequantize()
     assert base_format(pipeline.unet) is None
     assert base_record(pipeline.unet) is None
-    torch.testing.assert_close(run(pipeline), expected)
+    # torch picks another float32 convolution for the weight's other layout: sums in another order, through all layers
+    torch.testing.assert_close(run(pipeline), expected, rtol=1e-4, atol=5e-5)
     pipeline.save_pretrained(tmp_path / "float")
     assert "quantization_config" not in json.loads((tmp_path / "float" / "unet" / "config.json").read_text())
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "float")  # lies elsewhere: BLAS may round otherwise
