@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from intaglio.evaluation.subject import sample_cat
+from intaglio.kernels.binding import path_in_use
 from intaglio.training.summary import human_bytes
 
 METHODS = ["full", "lora", "qlora", "peqa", "tuneqdm", "int8_lora"]
@@ -42,7 +43,7 @@ def main() -> None:
         "",
         f"`make bench-methods`, commit {commit or 'unknown'}, {platform.processor() or platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; batch {rows[0]['train_batch_size']}, "
-        f"median of {STEPS} steps, products in float but for int8_lora.",
+        f"median of {STEPS} steps, as `intaglio train` does by default (kernels: {path_in_use()}).",
         "",
         "| method | base | denoiser in memory | trained | adapter | s a step | to lora | peak memory |",
         "|---|---|---|---|---|---|---|---|",

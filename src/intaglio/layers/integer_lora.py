@@ -21,8 +21,7 @@ from intaglio.kernels.codes import codes_by_group, pair_codes
 from intaglio.kernels.int8_matmul import MAX_REDUCTION
 from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
 from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product import IntegerWeight, weight_product
-from intaglio.layers.base_call import BaseCall
+from intaglio.kernels.weight_product import IntegerWeight, LayerCall, weight_product
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
@@ -90,7 +89,7 @@ class IntegerLoraLayer(LowRankLayer):
                 "leave it out of targets"
             )
         self.register_buffer("weight_scale", _weight_scale(base), persistent=False)
-        self.calls: dict[Any, BaseCall] = {}
+        self.calls: dict[Any, LayerCall] = {}
         if how.integer_adapter:
             self.lora_a = nn.Parameter(CodesTensor.of(self.lora_a.detach(), 0))
             self.lora_b = nn.Parameter(CodesTensor.of(self.lora_b.detach(), 1))
@@ -205,7 +204,7 @@ MOST_CALLS = 64
 
 def _call(
     x: Tensor, dtype: torch.dtype, x_pixels: Tensor, layer: IntegerLoraLayer, input_shape: torch.Size | None
-) -> BaseCall:
+) -> LayerCall:
     """The base's product for inputs, or gradients, like `x`, stored as `dtype`; `x_pixels` is `x` as (B, H, W, C)."""
     base = layer.base
     assert isinstance(base, QuantizedLayer)
@@ -215,7 +214,7 @@ def _call(
     call = layer.calls.get(key)
     if call is None or any(a is not b for a, b in zip(call.made_from, made_from, strict=True)):
         size = None if input_shape is None else _size(input_shape, base.geometry)
-        call = BaseCall(
+        call = LayerCall(
             weight,
             window(base.geometry),
             tuple(x_pixels.shape),

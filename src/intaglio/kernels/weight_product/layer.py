@@ -136,18 +136,34 @@ class LayerCall:
         kernels.intaglio_layer(ctypes.byref(call))
         return LayerResult(codes, scale, out, h)
 
+    def of_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """The product of int8 codes (B, H, W, C), dense, and their scales (G,): what a call gives from their values."""
+        kernels = binding.compiled(codes, self.weight.qdata)
+        if kernels is None or watched():
+            return self._product(codes, scale)
+        out = codes.new_empty(self.out_shape, dtype=self.dtype)
+        with self._lock:
+            product = self._call.product
+            product.x, product.row_scale, product.out = codes.data_ptr(), scale.data_ptr(), out.data_ptr()
+            product.threads = torch.get_num_threads()
+            kernels.intaglio_product(ctypes.byref(product))
+        return out
+
     def _by_operators(self, x: Tensor, factor: Tensor | None, pair: Pair | None) -> LayerResult:
         codes, scale = quantize_rows(x.reshape(self._rows_shape), factor)
         codes = codes.view(self.shape)
-        out = weight_product(
-            codes, self.weight, self.window, row_scale=scale, column_scale=self.column_scale, bias=self.bias,
-            grad_input_size=self.grad_input_size, dtype=self.dtype,
-        )  # fmt: skip
+        out = self._product(codes, scale)
         if pair is None:
             return LayerResult(codes, scale, out, None)
         h = pair_down(x.reshape(-1, self.shape[3]), pair.down, pair.scale_down)
         pair_up(out.view(-1, self.out_shape[3]), h, pair.up, pair.scale_up)
         return LayerResult(codes, scale, out, h)
+
+    def _product(self, codes: Tensor, scale: Tensor) -> Tensor:
+        return weight_product(
+            codes, self.weight, self.window, row_scale=scale, column_scale=self.column_scale, bias=self.bias,
+            grad_input_size=self.grad_input_size, dtype=self.dtype,
+        )  # fmt: skip
 
 
 def _lay_out(part: FloatPair, matrix: Tensor, scale: float, x: Tensor, h: Tensor, threads: int) -> None:
