@@ -56,7 +56,11 @@ def is_heldout_family(label: str, subgroup: str) -> bool:
 
 def is_caption_concept(concept: Concept) -> bool:
     """Whether the text-to-image model trains on the concept (the VAE sees every drawing that is not held out)."""
-    return concept.group in GROUPS and len(concept.icons) >= MIN_STYLES and not is_heldout_family(concept.label, concept.subgroup)
+    return (
+        concept.group in GROUPS
+        and len(concept.icons) >= MIN_STYLES
+        and not is_heldout_family(concept.label, concept.subgroup)
+    )
 
 
 def _percent(kind: str, concept: str, other: str) -> int:

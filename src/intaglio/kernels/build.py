@@ -44,6 +44,7 @@ UNITS = {
     "rows_avx512.cpp": AVX512,
     "codes.cpp": AVX512,
     "low_rank.cpp": AVX512,
+    "integer_lora.cpp": AVX512,
     "token_sums.cpp": AVX512,
     "attention.cpp": AVX512_BF16,
     "attention_gradient.cpp": AVX512_BF16,

@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.integer_lora import (
-    ADAPTER_BITS,
-    IntegerLoraLayer,
-    from_rows_like,
-    row_groups,
-    weight_codes,
-)
+from intaglio.layers.integer_lora import IntegerLoraLayer, weight_codes
+from intaglio.layers.integer_lora_calls import row_groups
+from intaglio.layers.integer_lora_step import ADAPTER_BITS, from_rows_like
 from intaglio.layers.patches import channels_last_rows, fold, from_channels_last_rows, unfold
 from intaglio.quantizers.activations import quantize_columns, quantize_groups
 from intaglio.quantizers.integer_step import max_code
@@ -56,7 +52,7 @@ def layer_errors(layer: IntegerLoraLayer, x: Tensor, grad: Tensor) -> LayerError
     rows = channels_last_rows(x.detach().double(), shape)
     if base.input_scale is not None:
         rows = rows * base.input_scale
-    groups = row_groups(x, layer)
+    groups = row_groups(x.shape, layer)
     g = channels_last_rows(grad.detach().double(), shape)
 
     def by_group(

@@ -55,6 +55,8 @@ class LayerCall:
 
     made_from: tuple[object, ...]
     """What whoever keeps the call compares, to know whether it is still the layer's."""
+    structure: ctypes.Structure
+    """`Layer` of `cpu/layer.h`, laid out but for the tensors of one call."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class LayerCall:
                 batch, height, width, *size, *window.kernel, *window.stride, *window.padding, *window.dilation
             ),
         )
-        self._call = _Layer(
+        self.structure = _Layer(
             rows=binding.Rows(
                 x_type=binding.TYPES[dtype], groups=groups, rows=self._rows_shape[1], columns=channels,
                 x_stride=channels, x_group_stride=self._rows_shape[1] * channels,
@@ -122,7 +124,7 @@ class LayerCall:
     def _at_once(self, kernels: ctypes.CDLL, x: Tensor, factor: Tensor | None, pair: Pair | None) -> LayerResult:
         codes, scale = x.new_empty(self.shape, dtype=torch.int8), x.new_empty(self.groups, dtype=torch.float32)
         out, h = x.new_empty(self.out_shape), None
-        call, threads = self._call, torch.get_num_threads()
+        call, threads = self.structure, torch.get_num_threads()
         rows, product = call.rows, call.product
         rows.x, rows.codes, rows.scale = x.data_ptr(), codes.data_ptr(), scale.data_ptr()
         rows.factor, rows.samples = (None, 1) if factor is None else (factor.data_ptr(), len(factor))
@@ -143,7 +145,7 @@ class LayerCall:
             return self._product(codes, scale)
         out = codes.new_empty(self.out_shape, dtype=self.dtype)
         with self._lock:
-            product = self._call.product
+            product = self.structure.product
             product.x, product.row_scale, product.out = codes.data_ptr(), scale.data_ptr(), out.data_ptr()
             product.threads = torch.get_num_threads()
             kernels.intaglio_product(ctypes.byref(product))
