@@ -47,6 +47,7 @@ LOSSES: dict[str, dict] = {
     "one scale a tensor": {"granularity": "tensor"},
     "integer adapter, float scales": {"integer_adapter": True},
     "integer adapter, power-of-two scales": {"integer_adapter": True, "scale": "power_of_two"},
+    "integer attention, bfloat16": {"integer_attention": True, "mixed_precision": "bf16"},
     "yardstick: qlora in bfloat16": {"method": "qlora", "integer_gemms": (), "mixed_precision": "bf16"},
 }
 

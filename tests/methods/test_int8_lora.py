@@ -40,6 +40,22 @@ def test_convolutions_and_layers_without_codes():
     assert all(type(c) is IntegerLoraLayer and isinstance(c.base, nn.Conv2d) for c in convolutions)
 
 
+@pytest.mark.parametrize("gemms", [(), ("output",)])
+def test_attention_in_integers_is_an_option(batch, gemms):
+    sample, timesteps, text = batch
+    outputs = []
+    for chosen in (False, True):
+        model = make_unet()
+        method = intaglio.QuantizedLora(rank=2, integer_gemms=gemms, integer_attention=chosen)
+        intaglio.attach(model, method, range_search="absmax")
+        found = {getattr(m.processor, "int8", None) for m in model.modules() if hasattr(m, "processor")}
+        assert found == {chosen if gemms or chosen else None}
+        outputs.append(model(sample, timesteps, text).sample)
+    outputs[1].square().mean().backward()
+    difference = (outputs[0] - outputs[1]).norm() / outputs[0].norm()
+    assert 0 < difference < 0.05, "INT8 noise, and where layers round, other roundings after it"
+
+
 @pytest.mark.parametrize("options", [{}, {"scale": "power_of_two", "rounding": "stochastic"}], ids=str)
 def test_a_step_is_near_that_of_qlora(options, batch):
     """INT8 noise of about 1 % a product (benchmarks/results/int8_lora_errors.md), through 16 trained layers."""

@@ -85,6 +85,9 @@ CONTESTANTS = {
     "peqa-int": ours("peqa int4, integer products, bfloat16", "peqa", "int4", **BOTH),
     "int8_lora": ours("int8_lora, bfloat16", "int8_lora", "int8"),
     "int8_lora-int4": ours("int8_lora over int4, bfloat16", "int8_lora", "int4"),
+    "int8_lora-attention": ours(
+        "int8_lora over int4, INT8 attention, bfloat16", "int8_lora", "int4", integer_attention=True
+    ),
     "int8_lora-shifts": ours("int8_lora, power-of-two scales, bfloat16", "int8_lora", "int8", scale="power_of_two"),
     "tuneqdm": ours("tuneqdm int4, float products, float32", "tuneqdm", "int4", "float32"),
     "tuneqdm-int": ours("tuneqdm int4, integer products, bfloat16", "tuneqdm", "int4", **BOTH),

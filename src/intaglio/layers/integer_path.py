@@ -14,15 +14,18 @@ from intaglio.layers.frozen import set_integer_gemms
 from intaglio.layers.fused import install_fused, remove_fused
 
 
-def install_integer_path(denoiser: nn.Module, gemms: Sequence[str]) -> None:
-    """Run these products of every quantized layer in integers. With none of them the denoiser is left as it is.
+def install_integer_path(denoiser: nn.Module, gemms: Sequence[str], *, integer_attention: bool = False) -> None:
+    """Run these products of every quantized layer in integers, and those of attention's forward pass where asked for.
+
+    With none of them the denoiser is left as it is.
 
     Raises:
         UnknownChoice: a name that is not in `layers.integer.GEMMS`.
     """
     set_integer_gemms(denoiser, gemms)
+    if gemms or integer_attention:
+        install_attention(denoiser, int8=integer_attention)
     if gemms:
-        install_attention(denoiser)
         install_fused(denoiser)
 
 

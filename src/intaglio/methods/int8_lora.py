@@ -21,8 +21,8 @@ from intaglio.quantizers.formats import parse_format
 @dataclass(frozen=True, kw_only=True)
 class QuantizedLora(Method):
     """
-    A trained layer whose base is float (named by `attach`'s `keep_float`) computes in float. Attention's own two
-    products, norms, the loss and the optimizer are float too.
+    A trained layer whose base is float (named by `attach`'s `keep_float`) computes in float. Norms, the loss, the
+    optimizer and, without `integer_attention`, attention's own two products are float too.
 
     Args:
         rank: columns of the pair, at least 1.
@@ -40,6 +40,8 @@ class QuantizedLora(Method):
             (`training/integer_adam.py`); the file is the same.
         float_layers: ends of names of trained layers that compute in float; `intaglio diagnose` proposes them.
         integer_gemms: which products of the layers that are not trained run in integers, "output" and "grad_input".
+        integer_attention: attention's own two products of the forward pass in INT8 too (docs/attention.md); their
+            gradients stay float. Compiled for bfloat16; elsewhere the definition computes, slowly.
     """
 
     rank: int = 16
@@ -54,6 +56,7 @@ class QuantizedLora(Method):
     integer_adapter: bool = False
     float_layers: tuple[str, ...] = ()
     integer_gemms: tuple[str, ...] = GEMMS
+    integer_attention: bool = False
 
     name = "int8_lora"
     summary = "a low-rank pair beside each quantized weight, every product of it in integers"
@@ -82,6 +85,9 @@ class QuantizedLora(Method):
 
     def frozen_integer_gemms(self) -> tuple[str, ...]:
         return self.integer_gemms
+
+    def attention_in_integers(self) -> bool:
+        return self.integer_attention
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         alpha = self.rank if self.alpha is None else self.alpha

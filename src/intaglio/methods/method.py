@@ -42,6 +42,10 @@ class Method(ABC):
         """Which products of the quantized layers run in integers: names of `layers.integer.GEMMS`."""
         return ()
 
+    def attention_in_integers(self) -> bool:
+        """Whether attention's own two products, Q K^T and P V, run in INT8 in the forward pass."""
+        return False
+
     @abstractmethod
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         """The trainable replacement of one frozen layer, called `name` in the model; equal to it at the start."""

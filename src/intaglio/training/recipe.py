@@ -27,6 +27,7 @@ METHOD_OPTIONS = (
     "separate_gradient",
     "integer_adapter",
     "float_layers",
+    "integer_attention",
 )
 """Fields that go to the method under their own names; what a method does not know, it refuses."""
 
@@ -70,6 +71,9 @@ class Recipe(StrictModel):
     )
     float_layers: tuple[str, ...] | None = Field(
         None, description="ends of names of trained layers that compute in float (int8_lora) [none]"
+    )
+    integer_attention: bool | None = Field(
+        None, description="attention's own products of the forward pass in INT8 (int8_lora) [no]"
     )
     integer_gemms: tuple[str, ...] | None = Field(
         None,
