@@ -84,14 +84,16 @@ def capture(
     captured: list[dict[str, Tensors]] = []
     for number in range(warmup, warmup + batches):
         captured.append({})
-        handles = [layer.register_forward_hook(_keep(captured[-1], name)) for name, layer in layers.items()]
+        handles = [layer.register_forward_hook(keep_tensors(captured[-1], name)) for name, layer in layers.items()]
         backward(number)
         for handle in handles:
             handle.remove()
     return layers, captured
 
 
-def _keep(tensors: dict[str, Tensors], name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def keep_tensors(tensors: dict[str, Tensors], name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """A forward hook that writes a layer's input and, in the backward pass, the gradient of its output to `tensors`."""
+
     def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         x = args[0].detach()
         output.register_hook(lambda grad: tensors.__setitem__(name, (x, grad)))
