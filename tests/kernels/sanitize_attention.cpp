@@ -10,6 +10,7 @@
 
 #include "../../src/intaglio/kernels/cpu/abi.h"
 #include "../../src/intaglio/kernels/cpu/attention.h"
+#include "../../src/intaglio/kernels/cpu/level.h"
 
 namespace {
 
@@ -102,7 +103,7 @@ bool attends(int64_t heads, int64_t queries, int64_t keys, int64_t d, int64_t th
 }  // namespace
 
 int main() {
-    if (intaglio_best_level() < 2) {
+    if (!intaglio_has_level(intaglio::AVX512_BF16)) {
         std::printf("attention: this processor has no AVX-512 BF16\n");
         return 0;
     }

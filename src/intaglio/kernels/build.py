@@ -25,6 +25,8 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall
 FLAGS += ["-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 AVX2 = ["-mavx2", "-mfma"]
+AVX_VNNI = [*AVX2, "-mavxvnni"]
+AVX512_VL = [*AVX2, "-mavx512vl", "-mavx512vnni"]
 AVX512 = [
     *AVX2,
     *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12 warns of its own headers (GCC bug 105593)
@@ -38,6 +40,8 @@ UNITS = {
     "layer.cpp": [],
     "product.cpp": [],
     "product_avx2.cpp": AVX2,
+    "product_avxvnni.cpp": AVX_VNNI,
+    "product_avx512vl.cpp": AVX512_VL,
     "product_avx512.cpp": AVX512,
     "float_pair.cpp": AVX512_BF16,
     "rows.cpp": AVX2,
