@@ -77,8 +77,8 @@ int main() {
                     for (auto& v : x) v = static_cast<int8_t>((state = state * 1664525u + 1013904223u) >> 24);
                     const Weight w{codes.data(), 8, in, out, 1, in, nullptr, nullptr, nullptr, 1, in};
                     const Window window{1, 1, rows, 1, rows, 1, 1, 1, 1, 0, 0, 1, 1};
-                    Product p{x.data(), reduction, &w, &window, back, 0, a.data(), columns, nullptr, 1, nullptr, nullptr,
-                              1};
+                    Product p{x.data(), reduction, &w, &window, back, 0, a.data(), columns, nullptr, 1, nullptr,
+                              nullptr, 1};
                     intaglio::avxvnni::product(p);
                     p.out = b.data();
                     intaglio::avx512vl::product(p);
