@@ -59,6 +59,7 @@ UNITS = {
     "attention_gradient.cpp": AVX512_BF16,
     "attention_int8.cpp": AVX512_BF16,
     "rowwise.cpp": [],
+    "rowwise_avx2.cpp": AVX2,
     "rowwise_avx512.cpp": AVX512,
     "rowwise_avx512bf16.cpp": AVX512_BF16,
 }
