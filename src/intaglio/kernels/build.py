@@ -2,7 +2,8 @@
 
 With `--check TEST.cpp...` the tests are compiled with them under sanitizers, into build/, and run.
 
-Plain C++ behind a C interface: no Python or torch headers, so one library serves every version of both.
+Plain C++ behind a C interface: no Python or torch headers, so one library serves every version of both. It takes GCC 11
+or newer, the first with AVX-VNNI.
 """
 
 from __future__ import annotations
