@@ -1,6 +1,7 @@
 // Every loop of the kernels on exact heap buffers, odd sizes first, against plain loops: `make sanitize` builds this with
 // AddressSanitizer and UndefinedBehaviorSanitizer, so that any step outside of a buffer stops it.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "../../src/intaglio/kernels/cpu/abi.h"
+#include "../../src/intaglio/kernels/cpu/level.h"
 
 namespace {
 
@@ -82,9 +84,14 @@ bool agrees(const Case& c, bool back) {
     const Window window{c.images, from_height, from_width, to_height, to_width, c.kernel, c.kernel,
                         c.stride, c.stride,    c.pad,      c.pad,     1,        1};
     Product product{x.get(), channels, &weight, &window, back, 0, got.get(), columns, nullptr, 1, nullptr, nullptr, c.threads};
-    intaglio_product(&product);
-    for (size_t i = 0; i < expected.size(); ++i)
-        if (got[i] != expected[i]) return false;
+    for (int level = intaglio::AVX2; level <= intaglio::AVX512_BF16; ++level) {
+        if (!intaglio_has_level(level)) continue;
+        intaglio_set_level(level);
+        std::fill_n(got.get(), expected.size(), 0);
+        intaglio_product(&product);
+        for (size_t i = 0; i < expected.size(); ++i)
+            if (got[i] != expected[i]) return false;
+    }
     return true;
 }
 

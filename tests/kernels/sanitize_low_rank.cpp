@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "../../src/intaglio/kernels/cpu/abi.h"
+#include "../../src/intaglio/kernels/cpu/level.h"
 #include "../../src/intaglio/kernels/cpu/low_rank.h"
 
 namespace {
@@ -75,7 +76,7 @@ void quantizer(int64_t rows, int64_t columns) {
 }  // namespace
 
 int main() {
-    if (intaglio_best_level() < 1) {
+    if (!intaglio_has_level(intaglio::AVX512)) {
         std::printf("low rank: no AVX-512 VNNI here\n");
         return 0;
     }

@@ -14,8 +14,8 @@ from torch import Tensor
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.kernels import build
 
-LEVELS = ("avx2", "avx512", "avx512bf16")
-"""What the compiled kernels may use of the processor, as in `cpu/level.h`; "avx512" includes VNNI."""
+LEVELS = ("avx2", "avxvnni", "avx512vl", "avx512", "avx512bf16")
+"""What the compiled kernels may use of the processor, as in `cpu/level.h`, the best last; "avx512" includes VNNI."""
 PATHS = (*LEVELS, "torch")
 """What `INTAGLIO_KERNELS` may force: the compiled kernels with these instructions, or torch alone."""
 
@@ -103,13 +103,16 @@ def library() -> ctypes.CDLL | None:
             raise UserError(f"INTAGLIO_KERNELS={wanted}, but {reason}")
         warnings.warn(f"integer products run on torch alone, which is slow: {reason}", stacklevel=2)
         return None
-    best = loaded.intaglio_best_level()
-    level = best if wanted is None else LEVELS.index(wanted)
-    if level > best:
-        raise UserError(f"INTAGLIO_KERNELS={wanted}, but this processor has {LEVELS[best]} at most")
-    loaded.intaglio_set_level(level)
-    _level[0] = level
+    there = [name for level, name in enumerate(LEVELS) if loaded.intaglio_has_level(level)]
+    if wanted is not None and wanted not in there:
+        raise UserError(f"INTAGLIO_KERNELS={wanted}, but this processor has {', '.join(there)}")
+    _use(loaded, wanted or there[-1])
     return loaded
+
+
+def _use(kernels: ctypes.CDLL, name: str) -> None:
+    kernels.intaglio_set_level(LEVELS.index(name))
+    _level[0] = LEVELS.index(name)
 
 
 _level = [0]
@@ -120,6 +123,11 @@ def path_in_use() -> str:
     return "torch" if library() is None else LEVELS[_level[0]]
 
 
+def reaches(level: str) -> bool:
+    """Whether compiled code for `level` may run: of "avx512" and above, not of one that only some of those have."""
+    return library() is not None and _level[0] >= LEVELS.index(level)
+
+
 def set_level(name: str) -> None:
     """Use the compiled kernels with these instructions from now on: for tests and benchmarks.
 
@@ -127,10 +135,9 @@ def set_level(name: str) -> None:
         UserError: the kernels or the processor do not have them.
     """
     kernels = library()
-    if kernels is None or LEVELS.index(name) > kernels.intaglio_best_level():
+    if kernels is None or not kernels.intaglio_has_level(LEVELS.index(name)):
         raise UserError(f"the kernels cannot use {name} here")
-    kernels.intaglio_set_level(LEVELS.index(name))
-    _level[0] = LEVELS.index(name)
+    _use(kernels, name)
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -145,7 +152,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     loaded.intaglio_sources.restype = ctypes.c_char_p
     if loaded.intaglio_sources().decode() != build.sources_hash():
         return None, f"the compiled kernels are older than their sources; {again}"
-    if loaded.intaglio_best_level() < 0:
+    if not loaded.intaglio_has_level(0):
         return None, "this processor has no AVX2"
     loaded.intaglio_set_level.restype = None
     void = ("product", "quantize_rows", "column_sums", "attention", "attention_gradient", "attention_int8")
@@ -161,14 +168,9 @@ def compiled(*tensors: Tensor | None) -> ctypes.CDLL | None:
 
 def compiled_at(level: str, *tensors: Tensor | None) -> ctypes.CDLL | None:
     """The library, where it may use the instructions of `level` too and can read every tensor's dtype."""
-    kernels = compiled(*tensors)
-    if (
-        kernels is None
-        or _level[0] < LEVELS.index(level)
-        or any(t is not None and t.dtype not in TYPES for t in tensors)
-    ):
+    if not reaches(level) or any(t is not None and t.dtype not in TYPES for t in tensors):
         return None
-    return kernels
+    return compiled(*tensors)
 
 
 def weight_of(

@@ -2,7 +2,8 @@
 
 With `--check TEST.cpp...` the tests are compiled with them under sanitizers, into build/, and run.
 
-Plain C++ behind a C interface: no Python or torch headers, so one library serves every version of both.
+Plain C++ behind a C interface: no Python or torch headers, so one library serves every version of both. It takes GCC 11
+or newer, the first with AVX-VNNI.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall
 FLAGS += ["-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 STATIC = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
 AVX2 = ["-mavx2", "-mfma"]
+AVX_VNNI = [*AVX2, "-mavxvnni"]
+AVX512_VL = [*AVX2, "-mavx512vl", "-mavx512vnni"]
 AVX512 = [
     *AVX2,
     *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12 warns of its own headers (GCC bug 105593)
@@ -38,7 +41,11 @@ UNITS = {
     "layer.cpp": [],
     "product.cpp": [],
     "product_avx2.cpp": AVX2,
+    "product_avxvnni.cpp": AVX_VNNI,
+    "product_avx512vl.cpp": AVX512_VL,
     "product_avx512.cpp": AVX512,
+    "float_pair_levels.cpp": [],
+    "float_pair_avx2.cpp": AVX2,
     "float_pair.cpp": AVX512_BF16,
     "rows.cpp": AVX2,
     "rows_avx512.cpp": AVX512,
@@ -46,10 +53,14 @@ UNITS = {
     "low_rank.cpp": AVX512,
     "integer_lora.cpp": AVX512,
     "token_sums.cpp": AVX512,
+    "attention_levels.cpp": [],
+    "attention_avx2.cpp": AVX2,
+    "attention_gradient_avx2.cpp": AVX2,
     "attention.cpp": AVX512_BF16,
     "attention_gradient.cpp": AVX512_BF16,
     "attention_int8.cpp": AVX512_BF16,
     "rowwise.cpp": [],
+    "rowwise_avx2.cpp": AVX2,
     "rowwise_avx512.cpp": AVX512,
     "rowwise_avx512bf16.cpp": AVX512_BF16,
 }

@@ -4,8 +4,8 @@
     dV = P^T dO      dP = dO V^T      D = sum over channels of dO * O      dS = P (dP - D)
     dQ = scale dS K      dK = scale dS^T Q
 
-The compiled kernels take Q, K, V, dO in bfloat16, round P and dS to it before a product, O, dQ, dK and dV when
-they are stored; sums and exponentials are float32.
+The compiled kernels take Q, K, V, dO in bfloat16 and round O, dQ, dK and dV to it when they are stored; those for
+AVX-512 BF16 round P and dS to it before a product. All else is float32.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from intaglio.kernels.attention.operators import attention_operator, gradient_op
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, int8: bool = False) -> Tensor:
     """softmax(scale * q k^T) v, differentiable; the backward pass needs q, k, v, the result and one float32 a query.
 
-    The compiled kernels take bfloat16 on the CPU, heads of at most 256 channels and AVX-512 BF16 (`is_compiled`).
-    Exponentials and sums are float32, operands of every product bfloat16; any number of threads gives the same bits.
+    The compiled kernels take bfloat16 on the CPU and heads of at most 256 channels (`is_compiled`). Exponentials and
+    sums are float32, operands of every product bfloat16 on AVX-512 BF16, else float32; any number of threads gives the
+    same bits. In INT8 they need AVX-512 BF16.
     All else goes to `torch.nn.functional.scaled_dot_product_attention`. For a mask call that yourself.
 
     Args:

@@ -15,7 +15,7 @@ from intaglio.kernels.operators import Operator
 MAX_HEAD_DIM = 256
 
 
-def is_compiled(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def is_compiled(q: Tensor, k: Tensor, v: Tensor, int8: bool = False) -> bool:
     """Whether the compiled kernels can take these tensors, of shapes that fit together."""
     return (
         q.dtype == k.dtype == v.dtype == torch.bfloat16
@@ -23,13 +23,13 @@ def is_compiled(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and 0 < q.shape[3] <= MAX_HEAD_DIM
         and q.numel() > 0
         and k.numel() > 0
-        and _has_kernels()
+        and _reaches("avx512bf16" if int8 else "avx2")
     )
 
 
 @torch.compiler.assume_constant_result
-def _has_kernels() -> bool:
-    return binding.path_in_use() == "avx512bf16"
+def _reaches(level: str) -> bool:
+    return binding.reaches(level)
 
 
 def _empty_like_tokens(x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def _structure(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tens
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float, int8: bool) -> tuple[Tensor, Tensor]:
     out, lse = _fake_forward(query, key, value, scale, int8)
-    if is_compiled(query, key, value):
+    if is_compiled(query, key, value, int8):
         kernels = binding.library()
         assert kernels is not None
         query, key, value = _rows_contiguous(query), _rows_contiguous(key), _rows_contiguous(value)

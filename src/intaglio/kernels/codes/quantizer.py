@@ -111,7 +111,7 @@ def _run(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     kernels = binding.compiled(x, factor, divisor)
-    if kernels is None or binding.path_in_use() == "avx2" or not x.numel():
+    if kernels is None or not binding.reaches("avx512") or not x.numel():
         values = x.float() if factor is None else x.float() * factor
         values = values if divisor is None else values / divisor[:, None]
         if groups:

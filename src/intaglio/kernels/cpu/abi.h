@@ -77,10 +77,10 @@ struct ColumnSums {
 
 void intaglio_column_sums(const struct ColumnSums* sums);
 
-// The best level (`level.h`) that the processor has, -1 for none.
-int intaglio_best_level(void);
+// Whether the processor has a level (`level.h`).
+int intaglio_has_level(int level);
 
-// Choose a level, at most the best. Not while something runs.
+// Choose a level that the processor has. Not while something runs.
 void intaglio_set_level(int level);
 
 // SHA-256 of the sources that this library was built from.

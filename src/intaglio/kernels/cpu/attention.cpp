@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "attention.h"
+#include "attention_levels.h"
 #include "attention_pack.h"
 #include "attention_scratch.h"
 #include "attention_soften.h"
@@ -61,7 +61,7 @@ void Forward::block(int64_t batch, int64_t head, int64_t query, int64_t count) {
         pack_columns(q + lane * a.q.token_stride, a.q.token_stride, count - lane, a.head_dim, queries + lane, width, LANES);
     Running running;
     alignas(64) float scale_log2[WIDE];
-    std::fill(scale_log2, scale_log2 + WIDE, a.scale * 1.44269504f);
+    std::fill(scale_log2, scale_log2 + WIDE, std::max(a.scale, LEAST_SCALE) * 1.44269504f);
     const int64_t tiles = ceil_div(a.keys, ROWS), blocks = ceil_div(a.keys, KEYS);
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t start = block * tiles / blocks * ROWS, end = std::min((block + 1) * tiles / blocks * ROWS, a.keys);
@@ -88,10 +88,8 @@ void Forward::block(int64_t batch, int64_t head, int64_t query, int64_t count) {
 }
 
 }  // namespace
-}  // namespace intaglio::attention
-
-extern "C" void intaglio_attention(const Attention* attention) {
-    using namespace intaglio::attention;
-    const Attention& a = *attention;
+void avx512bf16::attend(const Attention& a) {
     in_parallel<Forward>(a, a.batch * a.heads * ceil_div(a.queries, WIDE), a.threads);
 }
+
+}  // namespace intaglio::attention

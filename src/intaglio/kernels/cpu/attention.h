@@ -19,11 +19,11 @@ struct Attention {
     int64_t threads;
 };
 
-// Writes `out` and `lse`. Needs AVX-512 BF16 (`level.h`).
+// Writes `out` and `lse`.
 void intaglio_attention(const struct Attention* attention);
 
 // The same with both products in INT8 x INT8 -> INT32, head_dim at most 256: queries and keys with one scale a token, values
-// with one a channel and head, weights in 255ths of the largest so far.
+// with one a channel and head, weights in 255ths of the largest so far. Needs AVX-512 BF16 (`level.h`).
 void intaglio_attention_int8(const struct Attention* attention);
 
 struct AttentionGradient {

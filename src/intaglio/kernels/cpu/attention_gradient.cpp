@@ -8,7 +8,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "attention.h"
+#include "attention_levels.h"
 #include "attention_pack.h"
 #include "attention_scratch.h"
 
@@ -264,11 +264,11 @@ void Backward::store_queries(int64_t batch, int64_t head, Range queries) {
 }
 
 }  // namespace
-}  // namespace intaglio::attention
 
-extern "C" void intaglio_attention_gradient(const AttentionGradient* gradient) {
-    using namespace intaglio::attention;
-    const Attention& a = *gradient->forward;
+void avx512bf16::gradient(const AttentionGradient& g) {
+    const Attention& a = *g.forward;
     const int64_t parts = Backward::parts(a);
-    in_parallel<Backward>(*gradient, a.batch * a.heads * (parts == 1 ? 1 : 2 * parts), a.threads);
+    in_parallel<Backward>(g, a.batch * a.heads * (parts == 1 ? 1 : 2 * parts), a.threads);
 }
+
+}  // namespace intaglio::attention

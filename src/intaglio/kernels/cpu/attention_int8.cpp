@@ -258,7 +258,7 @@ void IntegerForward::block(int64_t batch, int64_t head, int64_t query, int64_t c
     if (query == 0) prefetch(q, a.q.token_stride, count, d);
     pack_queries(q, count, width, scale);
     prefetch(q + WIDE * a.q.token_stride, a.q.token_stride, std::min<int64_t>(WIDE, a.queries - query - WIDE), d);
-    for (int64_t i = 0; i < width; ++i) scale_log2[i] = scale[i] * a.scale * 1.44269504f;
+    for (int64_t i = 0; i < width; ++i) scale_log2[i] = scale[i] * std::max(a.scale, LEAST_SCALE) * 1.44269504f;
     Running running;
     const int64_t steps = ceil_div(a.keys, STEP), blocks = ceil_div(a.keys, KEYS);
     for (int64_t block = 0; block < blocks; ++block) {

@@ -5,6 +5,7 @@
 #include <memory>
 
 namespace intaglio::attention {
+namespace {  // a copy for each set of instructions
 
 // Hands out aligned pieces of one block; without a block it only measures.
 class Scratch {
@@ -42,4 +43,5 @@ void in_parallel(const Problem& problem, int64_t tasks, int64_t threads) {
     }
 }
 
+}  // namespace
 }  // namespace intaglio::attention

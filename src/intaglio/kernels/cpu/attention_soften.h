@@ -6,6 +6,8 @@
 
 namespace intaglio::attention {
 
+constexpr float LEAST_SCALE = 1e-30f;  // a smaller one counts as this: 0 times the -inf of padding would be NaN
+
 // Weights in bfloat16, in pairs of keys.
 struct Bfloat16Weights {
     static constexpr int KEYS = 2;

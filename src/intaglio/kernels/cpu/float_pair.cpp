@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "float_pair_levels.h"
+
 namespace intaglio {
 namespace {
 
@@ -179,12 +181,7 @@ void sums_of(const FloatPair& p, const bf16* h, int64_t column) {
     for (; rank < p.rank; ++rank) sums<1, T>(p, h, column, rank);
 }
 
-}  // namespace
-}  // namespace intaglio
-
-extern "C" void intaglio_pair_down(const FloatPair* call) {
-    using namespace intaglio;
-    const FloatPair& p = *call;
+void pair_down(const FloatPair& p) {
     const int64_t pairs = ceil_div(p.columns, 2), blocks = ceil_div(p.rows, DOWN_ROWS);
     bf16* a = packed.at_least(ceil_div(p.rank, LANES) * pairs * 2 * LANES);
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1 && blocks > 1)
@@ -197,9 +194,7 @@ extern "C" void intaglio_pair_down(const FloatPair* call) {
     }
 }
 
-extern "C" void intaglio_pair_up(const FloatPair* call) {
-    using namespace intaglio;
-    const FloatPair& p = *call;
+void pair_up(const FloatPair& p) {
     const int64_t blocks = ceil_div(p.rows, UP_ROWS);
     bf16* a = packed.at_least(ceil_div(p.columns, LANES) * ceil_div(p.rank, 2) * 2 * LANES);
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1 && blocks > 1)
@@ -216,9 +211,7 @@ extern "C" void intaglio_pair_up(const FloatPair* call) {
     }
 }
 
-extern "C" void intaglio_pair_sums(const FloatPair* call) {
-    using namespace intaglio;
-    const FloatPair& p = *call;
+void pair_sums(const FloatPair& p) {
     bf16* h = packed.at_least(ceil_div(p.rows, 2) * 2 * p.rank + 2);
     for (int64_t m = 0; m < p.rows; ++m)
         for (int64_t r = 0; r < p.rank; ++r) h[m / 2 * 2 * p.rank + 2 * r + m % 2] = p.h[m * p.rank + r];
@@ -232,3 +225,9 @@ extern "C" void intaglio_pair_sums(const FloatPair* call) {
             sums_of<int8_t>(p, h, column);
     }
 }
+
+}  // namespace
+
+const PairProducts pair_avx512bf16 = {pair_down, pair_up, pair_sums};
+
+}  // namespace intaglio

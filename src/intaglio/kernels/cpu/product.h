@@ -6,6 +6,12 @@ namespace intaglio {
 namespace avx2 {
 void product(const Product& product);
 }
+namespace avxvnni {
+void product(const Product& product);
+}
+namespace avx512vl {
+void product(const Product& product);
+}
 namespace avx512 {
 void product(const Product& product, bool bf16);
 }

@@ -7,7 +7,11 @@
 namespace {
 
 const intaglio::RowWise& in_use() {
-    return intaglio::level() == intaglio::AVX512_BF16 ? intaglio::rowwise_avx512bf16 : intaglio::rowwise_avx512;
+    switch (intaglio::level()) {
+        case intaglio::AVX512: return intaglio::rowwise_avx512;
+        case intaglio::AVX512_BF16: return intaglio::rowwise_avx512bf16;
+        default: return intaglio::rowwise_avx2;
+    }
 }
 
 }  // namespace

@@ -14,6 +14,6 @@ struct RowWise {
     void (*gated_grad)(const GatedGrad&);
 };
 
-extern const RowWise rowwise_avx512, rowwise_avx512bf16;
+extern const RowWise rowwise_avx2, rowwise_avx512, rowwise_avx512bf16;
 
 }  // namespace intaglio

@@ -1,8 +1,11 @@
 #include "rowwise.h"
 
-#include "gated_avx512.h"
-#include "group_norm_avx512.h"
-#include "layer_norm_avx512.h"
+#include "round_avx512.h"
+#include "vectors_avx512.h"
+
+#include "gated_rows.h"
+#include "group_norm_rows.h"
+#include "layer_norm_rows.h"
 
 namespace intaglio {
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "blocks_ymm.h"
 #include "codes.h"
-#include "tiles_avx2.h"
 
 namespace intaglio {
 

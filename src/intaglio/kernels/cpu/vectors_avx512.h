@@ -1,4 +1,4 @@
-// Runs of 64 columns as four vectors of float32, from float32 or bfloat16.
+// Runs of 64 columns as four vectors of float32, from float32 or bfloat16, and what is computed with a vector.
 //
 // bfloat16 is taken apart by words: even columns in one vector, odd ones in the next, which costs one operation each.
 // `column_of` says where an element of a block comes from. Operands by column are brought into that order once
@@ -14,12 +14,46 @@
 namespace intaglio {
 namespace {  // a copy for each set of instructions: the linker keeps but one of what it may share
 
-constexpr int64_t BLOCK = 64;
+using Vec = __m512;
+constexpr int64_t LANES = 16;
+constexpr int VECTORS = 4;
+constexpr int64_t BLOCK = VECTORS * LANES;
 using bf16 = uint16_t;
 
 struct Block {
-    __m512 v[4];
+    Vec v[VECTORS];
 };
+
+inline Vec constant(float v) { return _mm512_set1_ps(v); }
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec fmadd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec fmsub(Vec a, Vec b, Vec c) { return _mm512_fmsub_ps(a, b, c); }
+inline Vec fnmadd(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
+inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }  // b where one is NaN
+inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec absolute(Vec x) { return _mm512_abs_ps(x); }
+inline Vec to_nearest(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }  // x 2^n
+inline Vec where_positive(Vec x, Vec yes, Vec no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), yes);
+}
+
+// 1 / x from 14 bits, by a step of Newton unless coarse: a relative error under 2e-7. x between 2^-126 and 2^126.
+template <bool Coarse>
+inline Vec reciprocal(Vec x) {
+    const Vec r = _mm512_rcp14_ps(x);
+    return Coarse ? r : fmadd(r, fnmadd(x, r, constant(1.0f)), r);
+}
+
+// Sums the lanes in float64: one rounding for the row.
+inline double total(Vec v) {
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    const __m512d high = _mm512_cvtps_pd(_mm512_castps512_ps256(_mm512_shuffle_f32x4(v, v, 0xee)));
+    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+}
 
 inline __m512i even_columns(__m512i words) { return _mm512_slli_epi32(words, 16); }
 inline __m512i odd_columns(__m512i words) { return _mm512_and_si512(words, _mm512_set1_epi32(~0xffff)); }
@@ -77,6 +111,11 @@ inline Block codes_block(const float*, const int8_t* b, uint64_t mask) {
         block.v[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
     }
     return block;
+}
+
+template <typename T>
+inline Block codes_part(const T* kind, const int8_t* p, int64_t left) {
+    return codes_block(kind, p, first(left));
 }
 
 // To bfloat16, nearest, ties to even; NaN stays NaN. Even columns below odd ones.
@@ -149,46 +188,15 @@ inline __m512i columns_of(const float*, int i) {
     return _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * i));
 }
 
-// The same, of one element of a block.
+// Zero where the column of the i-th vector of a block is not among the `left`.
 template <typename T>
-int64_t column_of(int64_t at) {
-    const int64_t i = at / 16, lane = at % 16;
-    return sizeof(T) == 2 ? 32 * (i / 2) + 2 * lane + i % 2 : at;
+inline Vec inside(Vec x, int64_t left, int i) {
+    if (left >= BLOCK) return x;
+    const T* kind = nullptr;
+    return _mm512_maskz_mov_ps(_mm512_cmplt_epi32_mask(columns_of(kind, i), _mm512_set1_epi32(static_cast<int>(left))), x);
 }
-
-// One element of a float32 (1) or bfloat16 (2) array; `otherwise` of none.
-inline float element(const void* p, int64_t type, int64_t i, float otherwise) {
-    if (!p) return otherwise;
-    if (type == 1) return static_cast<const float*>(p)[i];
-    const uint32_t bits = static_cast<uint32_t>(static_cast<const bf16*>(p)[i]) << 16;
-    float v;
-    std::memcpy(&v, &bits, 4);
-    return v;
-}
-
-// Per-column values in the order of the blocks of T, zeros up to a whole block.
-template <typename T>
-void in_block_order(const float* from, int64_t columns, float* to) {
-    for (int64_t start = 0; start < columns; start += BLOCK)
-        for (int64_t at = 0; at < BLOCK; ++at) {
-            const int64_t column = start + column_of<T>(at);
-            to[start + at] = column < columns ? from[column] : 0.0f;
-        }
-}
-
-// Zeros at first. In place of std::vector, whose code would be shared with units for older processors.
-template <typename T>
-struct Array {
-    T* const data;
-
-    explicit Array(int64_t count) : data(static_cast<T*>(std::calloc(count > 0 ? count : 1, sizeof(T)))) {
-        if (!data) throw std::bad_alloc();
-    }
-    ~Array() { std::free(data); }
-    Array(const Array&) = delete;
-    Array& operator=(const Array&) = delete;
-    T& operator[](int64_t i) const { return data[i]; }
-};
 
 }  // namespace
 }  // namespace intaglio
+
+#include "block_order.h"

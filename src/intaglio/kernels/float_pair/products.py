@@ -82,10 +82,8 @@ def _check(name: str, x: Tensor, h_shape: tuple[int, ...], a: Tensor | None) -> 
 
 
 def _compiled(x: Tensor, other: Tensor) -> ctypes.CDLL | None:
-    """The library, where it has code for these: bfloat16 on a CPU with AVX-512 BF16."""
-    if torch.bfloat16 not in (x.dtype, other.dtype) or not x.is_cpu or binding.path_in_use() != "avx512bf16":
-        return None
-    return binding.library()
+    """The library, where it has code for these: bfloat16 on a CPU."""
+    return binding.compiled(x) if torch.bfloat16 in (x.dtype, other.dtype) else None
 
 
 def _call(x: Tensor, rank: int, **fields: object) -> ctypes.Structure:

@@ -75,7 +75,7 @@ class _Activation(torch.autograd.Function):
 
 def _gated_compute(x: Tensor, function: str, gated: bool, with_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y, and the codes of x with a scale for each half of a row: empty if not wanted."""
-    kernels = binding.compiled_at("avx512", x)
+    kernels = binding.compiled_at("avx2", x)
     rows, columns = x.shape[0], x.shape[1] // (1 + gated)
     if kernels is None:
         codes, scale = codes_of(x.view(rows * (1 + gated), columns), with_codes)
@@ -103,7 +103,7 @@ _gated = Operator("intaglio::gated", _gated_compute, _gated_fake)
 def _gated_grad_compute(grad: Tensor, x: Tensor, scale: Tensor | None, function: str, gated: bool) -> Tensor:
     """`x` (M, C), gated (M, 2 C), whose codes have a scale for each half of a row."""
     rows, columns = grad.shape
-    kernels = binding.compiled_at("avx512", grad, scale)
+    kernels = binding.compiled_at("avx2", grad, scale)
     if kernels is None:
         value = value_of(x.view(rows * (1 + gated), columns), scale, compute_dtype(grad)).view(x.shape)
         return gradient(grad, value, function, gated).to(grad.dtype)

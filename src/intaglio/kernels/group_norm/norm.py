@@ -103,7 +103,7 @@ def _group_norm_compute(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, with_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y, mean, rstd, and the codes and scales of x by pixel: empty if not wanted."""
-    kernels = binding.compiled_at("avx512", x)
+    kernels = binding.compiled_at("avx2", x)
     samples, rows, channels = x.shape
     if kernels is None:
         mean, rstd = statistics(x, groups, eps)
@@ -148,7 +148,7 @@ def _group_norm_grad_compute(
     of_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of x, weight and bias; the latter two are empty if not wanted."""
-    kernels = binding.compiled_at("avx512", grad, mean)
+    kernels = binding.compiled_at("avx2", grad, mean)
     samples, rows, channels = x.shape
     columns = channels if of_affine else 0
     if kernels is None:

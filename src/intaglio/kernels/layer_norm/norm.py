@@ -86,7 +86,7 @@ def _layer_norm_compute(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, with_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y, mean, rstd, and the codes and scales of x: empty if not wanted."""
-    kernels = binding.compiled_at("avx512", x)
+    kernels = binding.compiled_at("avx2", x)
     rows, columns = x.shape
     if kernels is None:
         mean, rstd = statistics(x, eps)
@@ -120,7 +120,7 @@ _layer_norm = Operator("intaglio::layer_norm", _layer_norm_compute, _layer_norm_
 def _layer_norm_grad_compute(
     grad: Tensor, x: Tensor, scale: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None
 ) -> Tensor:
-    kernels = binding.compiled_at("avx512", grad, mean)
+    kernels = binding.compiled_at("avx2", grad, mean)
     if kernels is None:
         return gradient(grad, value_of(x, scale, mean.dtype), mean, rstd, weight).to(grad.dtype)
     weight, _, affine_type = affine_operands(weight, None)

@@ -137,8 +137,7 @@ def token_gradient(
 
 
 def _kernels(*tensors: Tensor | None) -> ctypes.CDLL | None:
-    kernels = binding.compiled(*tensors)
-    return None if kernels is None or binding.path_in_use() == "avx2" else kernels
+    return binding.compiled(*tensors) if binding.reaches("avx512") else None
 
 
 def _dense(matrix: Tensor) -> Tensor:

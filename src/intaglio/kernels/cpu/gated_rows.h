@@ -1,13 +1,9 @@
-// GELU, its tanh twin and SiLU, alone or as a gate, for AVX-512.
+// GELU, its tanh twin and SiLU, alone or as a gate.
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
 
-#include "functions_avx512.h"
+#include "functions.h"
 #include "gated.h"
-#include "round_avx512.h"
-#include "vectors_avx512.h"
 
 namespace intaglio {
 namespace {
@@ -19,30 +15,30 @@ constexpr float ROOT_8_PI = 1.59576912f;   // 2 sqrt(2 / pi)
 constexpr float CUBIC = 0.044715f;
 
 struct Value {
-    __m512 f, slope;
+    Vec f, slope;
 };
 
 // f(g), and f'(g) where it is asked for.
 template <Function F, bool Coarse>
-inline Value value_of(__m512 g, bool slope) {
-    const __m512 one = constant(1.0f);
+inline Value value_of(Vec g, bool slope) {
+    const Vec one = constant(1.0f);
     if (F == Function::gelu) {
         const Normal n = normal<Coarse>(g);
-        Value v{_mm512_mul_ps(g, n.cumulative), one};
-        if (slope) v.slope = _mm512_fmadd_ps(_mm512_mul_ps(g, n.exponential), constant(ROOT_1_2PI), n.cumulative);
+        Value v{mul(g, n.cumulative), one};
+        if (slope) v.slope = fmadd(mul(g, n.exponential), constant(ROOT_1_2PI), n.cumulative);
         return v;
     }
-    const __m512 square = _mm512_min_ps(constant(1e4f), _mm512_mul_ps(g, g));  // beyond 100 all is 0 or g
-    const __m512 t = F == Function::silu ? g
-                                         : _mm512_mul_ps(_mm512_mul_ps(g, constant(ROOT_8_PI)),
-                                                         _mm512_fmadd_ps(square, constant(CUBIC), one));
-    const __m512 s = sigmoid<Coarse>(t);  // f = g s(t), f' = s + g s (1 - s) t'
-    Value v{_mm512_mul_ps(g, s), one};
+    const Vec square = minimum(constant(1e4f), mul(g, g));  // beyond 100 all is 0 or g
+    const Vec t = F == Function::silu ? g
+                                         : mul(mul(g, constant(ROOT_8_PI)),
+                                                         fmadd(square, constant(CUBIC), one));
+    const Vec s = sigmoid<Coarse>(t);  // f = g s(t), f' = s + g s (1 - s) t'
+    Value v{mul(g, s), one};
     if (slope) {
-        __m512 rest = _mm512_mul_ps(v.f, _mm512_sub_ps(one, s));
+        Vec rest = mul(v.f, sub(one, s));
         if (F == Function::gelu_tanh)
-            rest = _mm512_mul_ps(rest, _mm512_mul_ps(constant(ROOT_8_PI), _mm512_fmadd_ps(square, constant(3 * CUBIC), one)));
-        v.slope = _mm512_add_ps(s, rest);
+            rest = mul(rest, mul(constant(ROOT_8_PI), fmadd(square, constant(3 * CUBIC), one)));
+        v.slope = add(s, rest);
     }
     return v;
 }
@@ -59,9 +55,9 @@ void gated_forward(const Gated& n) {
             Block g = load_part(x + (Gate ? n.columns : 0) + c, left);
             const Block a = Gate ? load_part(x + c, left) : g;
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) {
-                const __m512 f = value_of<F, sizeof(T) == 2>(g.v[i], false).f;
-                g.v[i] = Gate ? _mm512_mul_ps(a.v[i], f) : f;
+            for (int i = 0; i < VECTORS; ++i) {
+                const Vec f = value_of<F, sizeof(T) == 2>(g.v[i], false).f;
+                g.v[i] = Gate ? mul(a.v[i], f) : f;
             }
             store_part(y + c, g, left);
         }
@@ -77,10 +73,10 @@ template <typename T, bool Codes>
 Block load_x(const GatedGrad& n, int64_t start, int64_t left, int64_t part) {
     if (!Codes) return load_part(static_cast<const T*>(n.x) + start, left);
     const T* kind = nullptr;
-    Block x = codes_block(kind, static_cast<const int8_t*>(n.x) + start, first(left));
-    const __m512 scale = constant(n.scale[part]);
+    Block x = codes_part(kind, static_cast<const int8_t*>(n.x) + start, left);
+    const Vec scale = constant(n.scale[part]);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) x.v[i] = _mm512_mul_ps(x.v[i], scale);
+    for (int i = 0; i < VECTORS; ++i) x.v[i] = mul(x.v[i], scale);
     return x;
 }
 
@@ -95,13 +91,13 @@ void gated_backward(const GatedGrad& n) {
             Block dy = load_part(grad + c, left), g = load_x<T, Codes>(n, last * n.columns + c, left, last), a, da;
             if (Gate) a = load_x<T, Codes>(n, row * PARTS * n.columns + c, left, row * PARTS);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) {
+            for (int i = 0; i < VECTORS; ++i) {
                 const Value v = value_of<F, sizeof(T) == 2>(g.v[i], true);
                 if (Gate) {
-                    da.v[i] = _mm512_mul_ps(dy.v[i], v.f);
-                    dy.v[i] = _mm512_mul_ps(dy.v[i], a.v[i]);
+                    da.v[i] = mul(dy.v[i], v.f);
+                    dy.v[i] = mul(dy.v[i], a.v[i]);
                 }
-                g.v[i] = _mm512_mul_ps(dy.v[i], v.slope);
+                g.v[i] = mul(dy.v[i], v.slope);
             }
             T* to = static_cast<T*>(n.grad_x);
             if (Gate) store_part(to + row * PARTS * n.columns + c, da, left);

@@ -1,18 +1,14 @@
-// Group norm over channels-last pictures, with SiLU behind it if asked, for AVX-512.
+// Group norm over channels-last pictures, with SiLU behind it if asked.
 //
 // Rows are summed by channel, PART at a time in float32, and these parts in float64 in their order: the result does not
 // depend on the number of threads.
 #pragma once
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
-#include "functions_avx512.h"
+#include "functions.h"
 #include "norms.h"
-#include "round_avx512.h"
-#include "vectors_avx512.h"
 
 namespace intaglio {
 namespace {
@@ -49,12 +45,12 @@ struct Sums {
 // Where a channel's value lies in block order.
 template <typename T>
 int64_t element_of(int64_t channel) {
-    const int64_t in_block = channel % BLOCK, start = channel - in_block;
     if (sizeof(T) == 4) return channel;
-    return start + 32 * (in_block / 32) + 16 * (in_block % 2) + in_block % 32 / 2;
+    const int64_t in_pair = channel % (2 * LANES);
+    return channel - in_pair + LANES * (in_pair % 2) + in_pair / 2;
 }
 
-inline __m512 at(const float* p, int64_t c, int i) { return _mm512_loadu_ps(p + c + 16 * i); }
+inline Vec at(const float* p, int64_t c, int i) { return load(p + c + LANES * i); }
 
 // Sums of x - shift and of its square, where the shift is the sample's first row: what is squared is as small as the
 // variation, whatever the mean.
@@ -66,10 +62,10 @@ void sum_part(const T* x, const T* shift, int64_t rows, int64_t channels, float*
         for (int64_t r = 0; r < rows; ++r) {
             const Block v = load_part(x + r * channels + c, channels - c);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) {
-                const __m512 d = _mm512_sub_ps(v.v[i], k.v[i]);
-                s.v[i] = _mm512_add_ps(s.v[i], d);
-                q.v[i] = _mm512_fmadd_ps(d, d, q.v[i]);
+            for (int i = 0; i < VECTORS; ++i) {
+                const Vec d = sub(v.v[i], k.v[i]);
+                s.v[i] = add(s.v[i], d);
+                q.v[i] = fmadd(d, d, q.v[i]);
             }
         }
         store_part(sum + c, s, BLOCK);
@@ -124,7 +120,7 @@ struct Channels {
         const float *mean, *slope, *bias;
 
         // z of a vector; `distance` is x - mean.
-        __m512 z(__m512 distance, int64_t c, int i) const { return _mm512_fmadd_ps(distance, at(slope, c, i), at(bias, c, i)); }
+        Vec z(Vec distance, int64_t c, int i) const { return fmadd(distance, at(slope, c, i), at(bias, c, i)); }
     };
 
     Sample sample(int64_t s) const {
@@ -138,9 +134,9 @@ void normalize_row(const T* x, const Channels::Sample& p, int64_t channels, T* y
     for (int64_t c = 0; c < channels; c += BLOCK) {
         Block v = load_part(x + c, channels - c);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-            v.v[i] = p.z(_mm512_sub_ps(v.v[i], at(p.mean, c, i)), c, i);
-            if (Silu) v.v[i] = _mm512_mul_ps(v.v[i], sigmoid<sizeof(T) == 2>(v.v[i]));
+        for (int i = 0; i < VECTORS; ++i) {
+            v.v[i] = p.z(sub(v.v[i], at(p.mean, c, i)), c, i);
+            if (Silu) v.v[i] = mul(v.v[i], sigmoid<sizeof(T) == 2>(v.v[i]));
         }
         store_part(y + c, v, channels - c);
     }
@@ -185,12 +181,12 @@ struct Gradient {
     Block distance(int64_t row, int64_t c, const Channels::Sample& p) const {
         const int64_t left = n.channels - c, start = row * n.channels + c;
         const T* kind = nullptr;
-        Block x = Codes ? codes_block(kind, static_cast<const int8_t*>(n.x) + start, first(left))
+        Block x = Codes ? codes_part(kind, static_cast<const int8_t*>(n.x) + start, left)
                         : load_part(static_cast<const T*>(n.x) + start, left);
-        const __m512 scale = constant(Codes ? n.scale[row] : 1.0f);
+        const Vec scale = constant(Codes ? n.scale[row] : 1.0f);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i)
-            x.v[i] = Codes ? _mm512_fmsub_ps(x.v[i], scale, at(p.mean, c, i)) : _mm512_sub_ps(x.v[i], at(p.mean, c, i));
+        for (int i = 0; i < VECTORS; ++i)
+            x.v[i] = Codes ? fmsub(x.v[i], scale, at(p.mean, c, i)) : sub(x.v[i], at(p.mean, c, i));
         return x;
     }
 
@@ -198,10 +194,10 @@ struct Gradient {
         Block g = load_part(static_cast<const T*>(n.grad) + row * n.channels + c, n.channels - c);
         if (!n.silu) return g;
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {  // d (z s) / dz = s (1 + z (1 - s)) = s + z s (1 - s)
-            const __m512 z = p.z(distance.v[i], c, i), s = sigmoid<sizeof(T) == 2>(z);
-            const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(z, s), _mm512_sub_ps(constant(1.0f), s), s);
-            g.v[i] = _mm512_mul_ps(g.v[i], slope);
+        for (int i = 0; i < VECTORS; ++i) {  // d (z s) / dz = s (1 + z (1 - s)) = s + z s (1 - s)
+            const Vec z = p.z(distance.v[i], c, i), s = sigmoid<sizeof(T) == 2>(z);
+            const Vec slope = fmadd(mul(z, s), sub(constant(1.0f), s), s);
+            g.v[i] = mul(g.v[i], slope);
         }
         return g;
     }
@@ -213,9 +209,9 @@ struct Gradient {
             for (int64_t row = first_row; row < first_row + rows; ++row) {
                 const Block d = distance(row, c, p), g = grad_z(row, c, p, d);
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) {
-                    s.v[i] = _mm512_add_ps(s.v[i], g.v[i]);
-                    q.v[i] = _mm512_fmadd_ps(g.v[i], d.v[i], q.v[i]);
+                for (int i = 0; i < VECTORS; ++i) {
+                    s.v[i] = add(s.v[i], g.v[i]);
+                    q.v[i] = fmadd(g.v[i], d.v[i], q.v[i]);
                 }
             }
             store_part(sum + c, s, BLOCK);
@@ -229,9 +225,9 @@ struct Gradient {
             const Block d = distance(row, c, p);
             Block g = grad_z(row, c, p, d);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) {
-                const __m512 taken = _mm512_fmadd_ps(d.v[i], at(tilt, c, i), at(level, c, i));
-                g.v[i] = _mm512_fmsub_ps(g.v[i], at(p.slope, c, i), taken);
+            for (int i = 0; i < VECTORS; ++i) {
+                const Vec taken = fmadd(d.v[i], at(tilt, c, i), at(level, c, i));
+                g.v[i] = fmsub(g.v[i], at(p.slope, c, i), taken);
             }
             store_part(static_cast<T*>(n.grad_x) + row * n.channels + c, g, n.channels - c);
         }
