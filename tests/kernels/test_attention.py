@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from intaglio.errors import UserError
-from intaglio.kernels.attention import flash, attention, is_compiled, operators
+from intaglio.kernels.attention import attention, flash, is_compiled, operators
 from intaglio.kernels.attention.definition import attend, attend_gradient
 from saved import saved_bytes
 
