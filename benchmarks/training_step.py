@@ -50,7 +50,7 @@ GROUPS = {
     "batch4": Group("Batch 4", LARGER, Work(batch=4), steps=2),
     "avx2": Group("Kernels for AVX2 alone", FALLBACK, steps=2, kernels="avx2"),
     "avx512vl": Group("Kernels for VNNI on 256-bit registers", FALLBACK, steps=2, kernels="avx512vl"),
-    "torch": Group("No compiled kernels", FALLBACK, steps=2, kernels="torch"),
+    "torch": Group("No compiled kernels", (*FALLBACK, "tuneqdm-int", "int8_lora-int4"), steps=2, kernels="torch"),
 }
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from intaglio.errors import UserError
-from intaglio.kernels.attention import attention, is_compiled, operators
+from intaglio.kernels.attention import attention, flash, is_compiled, operators
 from intaglio.kernels.attention.definition import attend, attend_gradient
 from saved import saved_bytes
 
@@ -202,12 +202,22 @@ def test_one_gradient_alone(compiled, which):
     ],
     ids=str,
 )
-def test_torch_computes_the_rest(dtype, shape, scale):
+def test_torch_computes_the_rest(dtype, shape, scale, monkeypatch):
+    monkeypatch.setattr(flash, "_has_bfloat16", lambda: True)
     q, k, v, _ = (x.to(dtype) for x in operands(shape))
     assert torch.equal(attention(q, k, v, scale), F.scaled_dot_product_attention(q, k, v, scale=scale))
 
 
-def test_who_computes(path):
+def test_a_processor_without_bfloat16_computes_in_float32(path, monkeypatch):
+    monkeypatch.setattr(flash, "_has_bfloat16", lambda: False)
+    q, k, v, _ = operands((1, 2, 9, 11, 8))
+    if path != "avx512bf16":
+        expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).bfloat16()
+        assert torch.equal(attention(q, k, v), expected)
+
+
+def test_who_computes(path, monkeypatch):
+    monkeypatch.setattr(flash, "_has_bfloat16", lambda: True)
     q, k, v, _ = operands((1, 2, 9, 11, 8))
     assert is_compiled(q, k, v) == (path != "torch")
     assert is_compiled(q, k, v, int8=True) == (path == "avx512bf16")

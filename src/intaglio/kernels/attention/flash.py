@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, in
     The compiled kernels take bfloat16 on the CPU and heads of at most 256 channels (`is_compiled`). Exponentials and
     sums are float32, operands of every product bfloat16 on AVX-512 BF16, else float32; any number of threads gives the
     same bits. In INT8 they need AVX-512 BF16.
-    All else goes to `torch.nn.functional.scaled_dot_product_attention`. For a mask call that yourself.
+    All else goes to `torch.nn.functional.scaled_dot_product_attention`, bfloat16 in float32 on a CPU without it. For a
+    mask call that yourself.
 
     Args:
         q: (batch, heads, queries, head_dim). Any strides; none is copied if its last axis is contiguous, so pass a
@@ -50,9 +52,24 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, in
             f"attention in INT8: scale {chosen}, q {tuple(q.shape)}; expected a scale of 0 or more, no empty axis"
         )
     if not int8 and not (fits and is_compiled(q, k, v)):
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return _by_torch(q, k, v, scale)
     out: Tensor = _Attention.apply(q, k, v, chosen, int8)
     return out
+
+
+def _by_torch(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """In float32 where bfloat16 would be multiplied number by number: four times slower."""
+    dtype = q.dtype
+    if dtype == torch.bfloat16 and q.is_cpu and not _has_bfloat16():
+        q, k, v = q.float(), k.float(), v.float()
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).to(dtype)
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _has_bfloat16() -> bool:
+    """Whether torch's products on this processor take bfloat16: oneDNN's do from AVX-512 on."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
 
 
 class _Attention(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Tensor
 from intaglio.errors import UserError
 from intaglio.kernels import binding
 from intaglio.kernels.operators import Operator
+from intaglio.kernels.row_quantizer.by_torch import round_to_nearest
 from intaglio.kernels.row_quantizer.definition import round_rows
 
 
@@ -52,7 +53,7 @@ def dequantize_rows(codes_GRC: Tensor, scale_G: Tensor) -> Tensor:
 def _quantize_rows_compute(x: Tensor, factor: Tensor | None, stochastic: bool, seed: int) -> tuple[Tensor, Tensor]:
     kernels = binding.compiled(x, factor)
     if kernels is None:
-        return round_rows(x, factor, seed if stochastic else None)
+        return round_rows(x, factor, seed) if stochastic else round_to_nearest(x, factor)
     groups, rows, columns = x.shape
     if columns > 1 and x.stride(2) != 1:
         x = x.contiguous()

@@ -1,4 +1,5 @@
-"""The product where the compiled kernels are not there: float32 products by torch that are exact.
+"""The product where the compiled kernels are not there: by torch's product of bytes where that serves
+(`by_int_mm.py`), else by float32 products that are exact.
 
 Codes are integers of at most 8 bits, so a float32 holds every partial sum as long as few enough are added, in whatever
 order: 1,024 products of INT8 codes, 16,384 where the weight's codes have 4 bits. What is longer is cut, and the pieces
@@ -18,7 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, under_tap
+from intaglio.kernels.int8_matmul import int_mm
+from intaglio.kernels.weight_product.by_int_mm import grad_input_by_int_mm, output_by_int_mm
+from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, scaled, under_tap
+from intaglio.kernels.weight_product.halves import has_halves, joined, split
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
 
@@ -38,7 +42,12 @@ def exact_steps(largest_code: int) -> int:
 def sums_by_torch(x_BHWC: Tensor, weight: IntegerWeight, window: Window, size: tuple[int, int] | None) -> Tensor:
     """`output_sums`, or with the `size` of the input `grad_input_sums`: the same integers, in float32 or int32."""
     out, taps, channels = weight.shape
-    steps = exact_steps(8 if _has_halves(weight) else _LARGEST)
+    largest = 8 if has_halves(weight) else _LARGEST
+    if int_mm.takes(x_BHWC, weight.qdata, largest):
+        if size is None:
+            return output_by_int_mm(x_BHWC, weight, window)
+        return grad_input_by_int_mm(x_BHWC, weight, window, size)
+    steps = exact_steps(largest)
     if not _known(x_BHWC) or taps * (channels if size is None else out) > steps:
         codes = weight.codes().view(weight.shape)
         return output_sums(x_BHWC, codes, window) if size is None else grad_input_sums(x_BHWC, codes, window, size)
@@ -114,12 +123,12 @@ class _Blocks:
 
     @property
     def factor(self) -> float:
-        return 1 / 16 if _has_halves(self.weight) else 1.0
+        return 1 / 16 if has_halves(self.weight) else 1.0
 
     def __iter__(self) -> Iterator[Tensor]:
         out, taps, channels = self.weight.shape
         rows = max(1, _BLOCK // max(1, taps * channels))
-        if not _has_halves(self.weight):
+        if not has_halves(self.weight):
             for part in self.weight.codes().view(out, taps, channels).split(rows):
                 yield part.float()
             return
@@ -131,22 +140,16 @@ class _Blocks:
 
     def arranged(self, x: Tensor) -> Tensor:
         """int8 input -> float32, its channels as the weight's."""
-        if _has_halves(self.weight):
-            x = torch.cat([x[..., 0::2], x[..., 1::2]], dim=-1)
+        if has_halves(self.weight):
+            x = split(x)
         return x * self.factor
 
     def arranged_back(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2) if _has_halves(self.weight) else x
+        return joined(x) if has_halves(self.weight) else x
 
     @staticmethod
     def kernel(w_OTI: Tensor, window: Window) -> Tensor:
         return w_OTI.unflatten(1, window.kernel).permute(0, 3, 1, 2)
-
-
-def _has_halves(weight: IntegerWeight) -> bool:
-    """Signed 4-bit codes that are what is multiplied, the two of a byte neighbouring channels of one tap."""
-    plain = weight.zero_point is None and weight.ratio is None and weight.levels is None
-    return plain and weight.qdata.dtype == torch.uint8 and weight.shape[2] % 2 == 0
 
 
 def _known(x: Tensor) -> bool:
@@ -157,3 +160,16 @@ def _known(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and x.numel() > 0
     )
+
+
+def scaled_by_torch(
+    sums: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """`scaled` without its copies: fresh pages cost more than the arithmetic. `sums` may be overwritten."""
+    if sums.numel() == 0:
+        return scaled(sums, row_scale, column_scale, bias, dtype)
+    value = sums.float().reshape(len(row_scale), -1, sums.shape[-1])
+    value.mul_(row_scale[:, None, None]).mul_(column_scale)
+    if bias is not None:
+        value.add_(bias)
+    return value.to(dtype).view(sums.shape)

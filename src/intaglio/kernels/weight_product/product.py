@@ -9,8 +9,7 @@ from intaglio.errors import UserError
 from intaglio.kernels import binding
 from intaglio.kernels.int8_matmul.checks import MAX_REDUCTION
 from intaglio.kernels.operators import Operator
-from intaglio.kernels.weight_product.by_torch import sums_by_torch
-from intaglio.kernels.weight_product.definition import scaled
+from intaglio.kernels.weight_product.by_torch import scaled_by_torch, sums_by_torch
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
 
@@ -117,7 +116,7 @@ def _compute(
             qdata, (shape[0], shape[1], shape[2]), column_scale, zero_point, ratio, levels, group_size
         )
         sums = sums_by_torch(x, weight, window, size if back else None)
-        return scaled(sums, row_scale, column_scale, bias, dtype)
+        return scaled_by_torch(sums, row_scale, column_scale, bias, dtype)
     columns = shape[2] if back else shape[0]
     out = x.new_empty(x.shape[0], *size, columns, dtype=dtype)
     x, row_scale, column_scale = x.contiguous(), row_scale.float().contiguous(), column_scale.float().contiguous()
