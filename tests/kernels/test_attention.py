@@ -211,7 +211,7 @@ def test_torch_computes_the_rest(dtype, shape, scale, monkeypatch):
 def test_a_processor_without_bfloat16_computes_in_float32(path, monkeypatch):
     monkeypatch.setattr(flash, "_has_bfloat16", lambda: False)
     q, k, v, _ = operands((1, 2, 9, 11, 8))
-    if path != "avx512bf16":
+    if path == "torch":
         expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).bfloat16()
         assert torch.equal(attention(q, k, v), expected)
 
