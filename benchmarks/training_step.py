@@ -41,7 +41,7 @@ class Group:
 LARGER = (REFERENCE, "qlora-int", "qlora-int-ckpt", "tuneqdm-int")
 FALLBACK = (REFERENCE, "peft", "qlora-int", "qlora-int-f32")
 GROUPS = {
-    "ours": Group("Ours", (*LARGER, "int8_lora-int4")),
+    "ours": Group("Ours", (*LARGER, "int8_lora-int4", "int8_lora-attention"), steps=5),
     "floats": Group("LoRA in float, and qlora", (REFERENCE, "peft", "peft-bf16-ckpt", "qlora-int")),
     "formats": Group("Ours, other formats", (REFERENCE, "qlora-int8", "qlora-nf4", "peqa-int", "int8_lora")),
     "peers": Group("Quantized by others", (REFERENCE, "bitsandbytes", "quanto", "torchao"), steps=2),
