@@ -101,7 +101,7 @@ def library() -> ctypes.CDLL | None:
     if loaded is None:
         if wanted is not None:
             raise UserError(f"INTAGLIO_KERNELS={wanted}, but {reason}")
-        warnings.warn(f"integer products run on torch alone, which is slow: {reason}", stacklevel=2)
+        warnings.warn(f"integer products run on torch alone, which takes about twice as long: {reason}", stacklevel=2)
         return None
     there = [name for level, name in enumerate(LEVELS) if loaded.intaglio_has_level(level)]
     if wanted is not None and wanted not in there:
