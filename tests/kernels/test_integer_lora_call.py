@@ -94,3 +94,15 @@ def test_names_the_layer_whose_numbers_are_not_finite(value):
     y = layer(torch.randn(4, 8, requires_grad=True))
     with pytest.raises(UserError, match=r"block\.to_q: its gradient"):
         y.backward(x)
+
+
+def test_is_laid_out_once_a_shape_and_again_for_other_weights():
+    layer, x = layer_of(lambda: nn.Linear(24, 20), alpha=5.0), torch.randn(9, 24)
+    step_of(layer, x)
+    kept = dict(layer.calls)
+    assert len(kept) == 3  # output, gradient, the whole step
+    step_of(layer, x)
+    assert all(layer.calls[key] is call for key, call in kept.items())
+    layer.alpha = 7.0
+    step_of(layer, x)
+    assert not any(layer.calls[key] is call for key, call in kept.items())

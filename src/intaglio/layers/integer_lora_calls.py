@@ -85,7 +85,7 @@ def _made_from(layer: IntegerLoraLayer) -> tuple[object, ...]:
     base = quantized(layer)
     bias = base.bias
     version = None if bias is None else bias._version
-    return base.integer_weight(), bias, version, base.input_scale, layer.weight_scale, layer.scaling
+    return base.integer_weight(), bias, version, base.input_scale, layer.weight_scale, layer.alpha, layer.rank
 
 
 def quantized(layer: IntegerLoraLayer) -> QuantizedLayer:
