@@ -12,7 +12,6 @@ float copy of either. A convolution's result is channels-last.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,8 +22,9 @@ from torch import Tensor
 from intaglio.errors import UnknownChoice
 from intaglio.kernels.column_sums import column_sums
 from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product import IntegerWeight, LayerCall, Pair, Window
+from intaglio.kernels.weight_product import IntegerWeight, LayerCall, Pair
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
+from intaglio.layers.patches import grad_size, to_pixels, window
 
 GEMMS = ("output", "grad_input")
 """What `integer_gemms` may name."""
@@ -70,7 +70,7 @@ def to_codes(x: Tensor, geometry: Geometry, factor: Tensor | None, *, by_token: 
         factor: float32 (C,) or one row per sample (B, C); None for 1.
         by_token: a scale for each pixel of a Conv2d too: for what no kernel's taps mix.
     """
-    rows = _pixels(x, geometry)
+    rows = to_pixels(x, geometry)
     convolution = isinstance(geometry, Conv2dGeometry)
     groups = rows.shape[:3].numel() if by_token or not convolution else len(rows)
     if factor is not None and factor.ndim == 1:
@@ -90,7 +90,7 @@ def output(
     Returns:
         The codes of `x * factor`, the output, and what `x` became in the rank of the pair.
     """
-    result = _call(base, x, None, bias)(_pixels(_stored(x), base.geometry), _by_sample(factor), pair)
+    result = _call(base, x, None, bias)(to_pixels(_stored(x), base.geometry), _by_sample(factor), pair)
     out = _from_pixels(result.out, base.geometry, x.shape, base.geometry.out_channels).to(x.dtype)
     return Codes(result.codes, result.scale), out, result.h
 
@@ -105,7 +105,9 @@ def grad_input(
     """
     scale = base.integer_weight().scale
     call = _call(base, grad, shape, None)
-    result = call(_pixels(_stored(grad), base.geometry), _by_sample(scale if factor is None else factor * scale), pair)
+    result = call(
+        to_pixels(_stored(grad), base.geometry), _by_sample(scale if factor is None else factor * scale), pair
+    )
     out = _from_pixels(result.out, base.geometry, shape, base.geometry.in_channels).to(grad.dtype)
     return out, result.h
 
@@ -135,16 +137,16 @@ def _call(base: IntegerLayer, x: Tensor, input_shape: torch.Size | None, bias: T
         return call
     geometry = base.geometry
     convolution = isinstance(geometry, Conv2dGeometry)
-    pixels = _pixels(x, geometry)
+    pixels = to_pixels(x, geometry)
     size = None
     if input_shape is not None:
-        size = (input_shape[2], input_shape[3]) if convolution else (1, math.prod(input_shape[:-1]))
+        size = grad_size(input_shape, geometry)
     column_scale = weight.scale
     if size is not None:
         column_scale = x.new_ones(geometry.in_channels, dtype=torch.float32) if scale is None else scale
     call = LayerCall(
         weight,
-        _window(geometry),
+        window(geometry),
         tuple(pixels.shape),
         _stored(x).dtype,
         groups=len(pixels) if convolution else pixels.shape[2],
@@ -168,28 +170,15 @@ def _by_sample(factor: Tensor | None) -> Tensor | None:
 
 def sum_products(a: Tensor, codes: Codes, geometry: Geometry) -> Tensor:
     """Sum over tokens of `a * codes`, float32 (B, C)."""
-    rows = _pixels(a, geometry)
+    rows = to_pixels(a, geometry)
     samples = len(a)
     return column_sums(rows.reshape(samples, -1, rows.shape[-1]), codes.by_sample(samples), codes.scale)
-
-
-def _pixels(x: Tensor, geometry: Geometry) -> Tensor:
-    """(B, H, W, C); (1, 1, tokens, C) of a Linear."""
-    if isinstance(geometry, Conv2dGeometry):
-        return x.permute(0, 2, 3, 1)
-    return x.reshape(1, 1, -1, x.shape[-1])
 
 
 def _from_pixels(pixels: Tensor, geometry: Geometry, shape: torch.Size, channels: int) -> Tensor:
     if isinstance(geometry, Conv2dGeometry):
         return pixels.permute(0, 3, 1, 2)
     return pixels.view(*shape[:-1], channels)
-
-
-def _window(geometry: Geometry) -> Window:
-    if isinstance(geometry, Conv2dGeometry):
-        return Window(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
-    return Window()
 
 
 def _stored(x: Tensor) -> Tensor:

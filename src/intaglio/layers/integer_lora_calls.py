@@ -13,13 +13,12 @@ from intaglio.kernels.operators import watched
 from intaglio.kernels.weight_product import LayerCall
 from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
-from intaglio.layers.patches import is_pointwise, output_shape, window
+from intaglio.layers.integer import MOST_CALLS
+from intaglio.layers.patches import grad_size, is_pointwise, output_shape, window
 
 if TYPE_CHECKING:
     from intaglio.layers.integer_lora import IntegerLoraLayer
 
-MOST_CALLS = 64
-"""Shapes that a layer remembers."""
 Call = TypeVar("Call", LayerCall, IntegerLoraCall)
 
 
@@ -106,25 +105,11 @@ def row_groups(shape: torch.Size, layer: IntegerLoraLayer) -> int:
     return shape[0] if isinstance(quantized(layer).geometry, Conv2dGeometry) else math.prod(shape[:-1])
 
 
-def grad_size(input_shape: torch.Size, geometry: Geometry) -> tuple[int, int]:
-    """Height and width of the gradient of an input; a Linear's is 1 high."""
-    if isinstance(geometry, Conv2dGeometry):
-        return input_shape[2], input_shape[3]
-    return 1, math.prod(input_shape[:-1])
-
-
 def pixels_shape(shape: torch.Size, geometry: Geometry) -> tuple[int, int, int, int]:
     """(B, H, W, C) of an input of `shape`; (1, 1, tokens, C) of a Linear's."""
     if isinstance(geometry, Conv2dGeometry):
         return shape[0], shape[2], shape[3], shape[1]
     return 1, 1, math.prod(shape[:-1]), shape[-1]
-
-
-def to_pixels(x: Tensor, geometry: Geometry) -> Tensor:
-    """(B, ..., C) or (B, C, H, W) as (B, H, W, C), or (1, 1, tokens, C) of a Linear."""
-    if isinstance(geometry, Conv2dGeometry):
-        return x.permute(0, 2, 3, 1)
-    return x.reshape(1, 1, -1, x.shape[-1])
 
 
 def stored(dtype: torch.dtype) -> torch.dtype:

@@ -23,21 +23,21 @@ from intaglio.kernels.weight_product import IntegerWeight, weight_product
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.geometry import Conv2dGeometry
 from intaglio.layers.integer_lora_calls import (
-    grad_size,
     input_scale,
     product_call,
     quantized,
     row_groups,
     step_call,
     stored,
-    to_pixels,
 )
 from intaglio.layers.patches import (
     channels_last_rows,
     from_channels_last_rows,
+    grad_size,
     is_pointwise,
     output_shape,
     pixels,
+    to_pixels,
     unfold,
     window,
 )

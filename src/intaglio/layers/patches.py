@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,6 +74,20 @@ def pixels(rows: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
     if not isinstance(geometry, Conv2dGeometry):
         return rows.view(1, 1, *rows.shape)
     return rows.view(shape[0], shape[2], shape[3], rows.shape[1])
+
+
+def to_pixels(x: Tensor, geometry: Geometry) -> Tensor:
+    """(B, ..., C) or (B, C, H, W) as (B, H, W, C), or (1, 1, tokens, C) of a Linear."""
+    if isinstance(geometry, Conv2dGeometry):
+        return x.permute(0, 2, 3, 1)
+    return x.reshape(1, 1, -1, x.shape[-1])
+
+
+def grad_size(input_shape: torch.Size, geometry: Geometry) -> tuple[int, int]:
+    """Height and width of the gradient of an input; a Linear's is 1 high."""
+    if isinstance(geometry, Conv2dGeometry):
+        return input_shape[2], input_shape[3]
+    return 1, math.prod(input_shape[:-1])
 
 
 def window(geometry: Geometry) -> Window:
