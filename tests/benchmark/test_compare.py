@@ -12,6 +12,7 @@ from intaglio.benchmark.compare import compare
 from intaglio.benchmark.experiment import Experiment, table_runs, tuning_runs
 from intaglio.config import build, load_toml
 from intaglio.errors import Problems, UserError
+from intaglio.evaluation.encoders import DEFAULT_ENCODER, SECOND_ENCODER
 from intaglio.training.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -134,7 +135,8 @@ def test_from_end_to_end(bench, tmp_path, tiny_model):
     for row in rows:
         assert {"subject", "identity", "prompt", "drift", "memorisation"} <= set(row["checkpoints"][-1]["scores"])
         assert row["adapter_bytes"] > 0
-        assert row["encoder"] == "efficientnet-lite0"
+        assert (row["encoder"], row["second_encoder"]) == (DEFAULT_ENCODER, SECOND_ENCODER)
+        assert {"subject_second", "identity_second"} <= set(row["checkpoints"][-1]["scores"])
         assert not list((folder / row["folder"]).glob("checkpoint-*"))
     assert rows[0]["base_hash"] == rows[1]["base_hash"]
     for name in (
@@ -161,9 +163,7 @@ def test_evaluate_on_the_command_line(bench, tmp_path, tiny_model):
     done = CliRunner().invoke(command, flags, catch_exceptions=False)
     assert done.exit_code == 0
     report = json.loads((tmp_path / "scores.json").read_text())
-    assert (report["encoder"], report["prompt_encoder"], report["prompt_set"]) == (
-        "efficientnet-lite0",
-        "pixels",
-        "colour",
-    )
+    assert (report["encoder"], report["second_encoder"]) == (DEFAULT_ENCODER, SECOND_ENCODER)
+    assert (report["prompt_encoder"], report["prompt_set"]) == ("pixels", "colour")
+    assert 0 < report["scores"]["subject_ceiling"] <= 1
     assert (tmp_path / "sheet.png").is_file()

@@ -138,3 +138,14 @@ def test_noise_depends_on_the_place_alone():
 def test_spread():
     assert spread("abcdefghij", 5) == list("bdfhj")
     assert spread("abc", None) == spread("abc", 9) == list("abc")
+
+
+def test_the_ceiling_is_of_real_pictures_through_the_autoencoder(bench, monkeypatch):
+    from intaglio.benchmark import evaluate
+
+    monkeypatch.setattr(evaluate, "load_encoder", lambda name, device: PixelEncoder())
+    monkeypatch.setattr(evaluate, "through_autoencoder", lambda pipeline, images: images)  # one that loses nothing
+    monkeypatch.setattr(evaluate, "draw", lambda pipeline, texts, *rest: [[Image.new("RGB", (64, 64))]] * len(texts))
+    scores = evaluate.Evaluator(bench, Drawing())(None, bench.task("elf"), "colour", ceiling=True).scores
+    assert scores["subject_ceiling"] == pytest.approx(scores["subject_real"])
+    assert scores["subject"] < scores["subject_ceiling"]

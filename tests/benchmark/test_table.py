@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from intaglio.benchmark.table import choose_settings, final_scores, markdown, summarize, to_csv
+from intaglio.benchmark.table import choose_settings, final_scores, markdown, seed_deviation, summarize, to_csv
 
 
 def row(label, task, seed, *points, rate=0.1):
@@ -50,12 +50,19 @@ def test_summary_and_paired_differences():
 
 
 def test_markdown_names_the_encoders_and_the_real_scores():
-    page = markdown("quick", ROWS, summarize(ROWS, "b", 0.9), "b")
+    page = markdown("quick", ROWS, summarize(ROWS, "b", 0.9), "b", 0.9)
     assert "pictures by `e`, prompts by `pixels`" in page
     assert "Real pictures: subject_real 0.900." in page
     assert "| a | int4 | 2 | 0.650 [0.600, 0.700] | 0.550 [0.500, 0.600] |" in page
     assert "| 2.0 KiB | 3.0 MiB | 0.500 |" in page
     assert "Less b, pairs of equal task and seed:" in page
+
+
+def test_the_deviation_over_seeds_is_pooled_within_tasks_and_methods():
+    rows = [row("a", "cat", seed, (1, subject, 1.0)) for seed, subject in enumerate((0.1, 0.3))]
+    rows += [row("b", "dog", seed, (1, subject, 1.0)) for seed, subject in enumerate((0.7, 0.8, 0.9))]
+    assert seed_deviation(rows, "subject", 0.9) == pytest.approx(((0.02 + 0.02) / 3) ** 0.5)
+    assert seed_deviation(rows[:1], "subject", 0.9) != seed_deviation(rows[:1], "subject", 0.9)  # NaN: one seed
 
 
 def test_csv_has_three_columns_a_score():

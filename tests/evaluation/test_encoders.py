@@ -59,7 +59,7 @@ def test_a_cat_is_nearer_to_its_held_out_faces_than_to_a_portrait(encoder, portr
 
 
 def test_the_default_is_always_there():
-    assert load_encoder().name == DEFAULT_ENCODER == "efficientnet-lite0"
+    assert load_encoder().name == DEFAULT_ENCODER == "squeezenet1.1"
 
 
 def test_unknown_and_incomplete_names():

@@ -49,7 +49,7 @@ def write_report(experiment: Experiment, rows: Sequence[Row]) -> None:
     """Table, plots and contact sheets of finished rows."""
     folder = experiment.folder
     records = table.summarize(rows, experiment.reference, experiment.matched_prompt)
-    page = table.markdown(experiment.name, rows, records, experiment.reference)
+    page = table.markdown(experiment.name, rows, records, experiment.reference, experiment.matched_prompt)
     write_text_atomic(folder / "table.md", page)
     write_text_atomic(folder / "table.csv", table.to_csv(records))
     plots.trade_off(rows, folder / "trade-off.png")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from intaglio.benchmark.draw import Drawing, draw, spread
 from intaglio.benchmark.manifest import Manifest, Prompt, Task, load_manifest
-from intaglio.benchmark.score import PIXELS, drift, score_style, score_task
+from intaglio.benchmark.score import PIXELS, drift, score_style, score_task, subject_scores
 from intaglio.benchmark.truth import Truth
 from intaglio.errors import UnknownChoice
 from intaglio.evaluation.encoders import DEFAULT_ENCODER, TextEncoder, load_encoder, load_text_encoder
@@ -27,6 +27,8 @@ class Report:
     task: str
     prompt_set: str
     encoder: str
+    second_encoder: str | None
+    """Whose scores end in `_second`."""
     prompt_encoder: str
     """"pixels" where no encoder reads the prompts."""
     drawing: dict[str, Any]
@@ -51,11 +53,13 @@ class Evaluator:
         drawing: Drawing,
         *,
         encoder: str = DEFAULT_ENCODER,
+        second_encoder: str | None = None,
         prompt_encoder: str | None = None,
         device: str = "cpu",
     ):
         self.manifest, self.drawing = manifest, drawing
         self.truth = Truth(manifest, load_encoder(encoder, device))
+        self.second = None if second_encoder is None else Truth(manifest, load_encoder(second_encoder, device))
         self.text: TextEncoder | None = None if prompt_encoder is None else load_text_encoder(prompt_encoder, device)
 
     def unrelated(self, pipeline: Any) -> list[Image.Image]:
@@ -64,13 +68,19 @@ class Evaluator:
         return [images[0] for images in draw(pipeline, texts, 1, self.drawing, "unrelated")] if texts else []
 
     def __call__(
-        self, pipeline: Any, task: Task, prompt_set: str | None = None, base_unrelated: Sequence[Image.Image] = ()
+        self,
+        pipeline: Any,
+        task: Task,
+        prompt_set: str | None = None,
+        base_unrelated: Sequence[Image.Image] = (),
+        ceiling: bool = False,
     ) -> Report:
         """Draw the task's prompts with the pipeline as it is, and score them.
 
         Args:
             prompt_set: key of `task.prompts`; None takes the first.
             base_unrelated: what `unrelated` gave for the base; empty leaves drift out.
+            ceiling: score real pictures, put through the pipeline's autoencoder, too.
 
         Raises:
             UnknownChoice: the task has no such prompts.
@@ -82,6 +92,11 @@ class Evaluator:
         images = draw(pipeline, [p.text for p in prompts], self.drawing.images_per_prompt, self.drawing, "task")
         drawn = list(zip(prompts, images, strict=True))
         scores = score_task(task, drawn, self.truth, self.text)
+        if self.second is not None:
+            scores |= {f"{name}_second": value for name, value in subject_scores(task, drawn, self.second).items()}
+        if ceiling:
+            best = [(p, through_autoencoder(pipeline, self._best(task, p, images[0][0].width))) for p in prompts]
+            scores |= {f"{name}_ceiling": value for name, value in subject_scores(task, best, self.truth).items()}
         if task.style is not None and self.text is not None:
             styles = sorted({t.style for t in self.manifest.tasks if t.style is not None})
             scores["style"] = score_style(task, drawn, styles, self.text)
@@ -90,9 +105,15 @@ class Evaluator:
             scores["style_real"] = score_style(task, real, styles, self.text)
         if base_unrelated:
             scores["drift"] = drift(self.unrelated(pipeline), base_unrelated, self.truth)
-        encoder = self.truth.encoder.name
+        encoder, second = self.truth.encoder.name, None if self.second is None else self.second.encoder.name
         read_by = PIXELS if self.text is None else self.text.name
-        return Report(task.name, name, encoder, read_by, self.drawing.model_dump(), scores, drawn)
+        return Report(task.name, name, encoder, second, read_by, self.drawing.model_dump(), scores, drawn)
+
+    def _best(self, task: Task, prompt: Prompt, side: int) -> list[Image.Image]:
+        """Real pictures of what the prompt asks for: the learned ones, or where these show other things, as those of a
+        style do, the held-out ones."""
+        learned = task.learned.get(prompt.reference) or [file for files in task.learned.values() for file in files]
+        return self.truth.pictures(task.references[prompt.reference] if task.kind == "style" else learned, prompt, side)
 
 
 def evaluate(
@@ -104,6 +125,7 @@ def evaluate(
     prompt_set: str | None = None,
     drawing: Drawing | None = None,
     encoder: str = DEFAULT_ENCODER,
+    second_encoder: str | None = None,
     prompt_encoder: str | None = None,
 ) -> Report:
     """The scores of a trained adapter on a task.
@@ -115,6 +137,7 @@ def evaluate(
         model: what the adapter was trained on; None reads it from the adapter's summary.json.
         prompt_set: "colour", "terrain", "style" or "dreambooth"; None takes the task's first.
         encoder: of pictures; every report names it.
+        second_encoder: scores subjects too, for a second opinion.
         prompt_encoder: one that reads text (`clip:MODEL`, `judge:FOLDER`); None checks prompts by pixels.
 
     Raises:
@@ -126,13 +149,14 @@ def evaluate(
     manifest = load_manifest(bench)
     chosen = manifest.task(task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    evaluator = Evaluator(manifest, drawing or Drawing(), encoder=encoder, prompt_encoder=prompt_encoder, device=device)
+    encoders = {"encoder": encoder, "second_encoder": second_encoder, "prompt_encoder": prompt_encoder}
+    evaluator = Evaluator(manifest, drawing or Drawing(), **encoders, device=device)
     pipeline = open_base(adapter, model).to(device)
     if adapter is None:
-        return evaluator(pipeline, chosen, prompt_set)
+        return evaluator(pipeline, chosen, prompt_set, ceiling=True)
     base_unrelated = evaluator.unrelated(pipeline)
     load_adapter(denoiser_of(pipeline)[1], adapter)
-    return evaluator(pipeline, chosen, prompt_set, base_unrelated)
+    return evaluator(pipeline, chosen, prompt_set, base_unrelated, ceiling=True)
 
 
 def open_base(adapter: Path | None, model: str | None) -> Any:
@@ -156,6 +180,14 @@ def open_base(adapter: Path | None, model: str | None) -> Any:
     pipeline = load_pipeline(source or "embedded", **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@torch.no_grad()
+def through_autoencoder(pipeline: Any, images: Sequence[Image.Image]) -> list[Image.Image]:
+    """What a perfect denoiser would draw: the pictures, encoded and decoded by the pipeline's autoencoder."""
+    levels = pipeline.image_processor.preprocess(list(images)).to(pipeline.device, pipeline.vae.dtype)
+    decoded = pipeline.vae.decode(pipeline.vae.encode(levels).latent_dist.mode()).sample
+    return pipeline.image_processor.postprocess(decoded, output_type="pil")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from intaglio.benchmark.draw import Drawing
 from intaglio.benchmark.manifest import Manifest
 from intaglio.config import StrictModel
-from intaglio.evaluation.encoders import DEFAULT_ENCODER
+from intaglio.evaluation.encoders import DEFAULT_ENCODER, SECOND_ENCODER
 from intaglio.training.recipe import Recipe
 
 NOT_FOR_METHODS = {
@@ -81,6 +81,7 @@ class Experiment(StrictModel):
     unpack_base: bool = False
     """Train on unpacked weights: faster on a CPU, but then rows have no peak memory and no seconds a step."""
     encoder: str = DEFAULT_ENCODER
+    second_encoder: str | None = SECOND_ENCODER
     prompt_encoder: str | None = None
     matched_prompt: float = 0.9
     """Methods are compared by the best subject score among the checkpoints whose prompt score is at least this."""
@@ -133,6 +134,7 @@ class Run(StrictModel):
     train_batch_size: int
     unpack_base: bool
     encoder: str
+    second_encoder: str | None
     prompt_encoder: str | None
     drawing: Drawing
 
@@ -202,6 +204,7 @@ def _run(
         train_batch_size=experiment.train_batch_size,
         unpack_base=experiment.unpack_base,
         encoder=experiment.encoder,
+        second_encoder=experiment.second_encoder,
         prompt_encoder=experiment.prompt_encoder,
         drawing=experiment.drawing,
     )

@@ -122,6 +122,7 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
         "drawing": report.drawing,
         "prompt_set": report.prompt_set,
         "encoder": report.encoder,
+        "second_encoder": report.second_encoder,
         "prompt_encoder": report.prompt_encoder,
         **{name: summary.get(name) for name in costs},
         "base_hash": summary.get("base_hash"),
@@ -174,12 +175,14 @@ def _score(run: Run, source: str, where: Path) -> tuple[list[dict[str, Any]], Re
     from intaglio.pipelines.load import denoiser_of, load_pipeline
     from intaglio.training.checkpoint import list_checkpoints
 
-    evaluator = _evaluator(run.bench, run.drawing.model_dump_json(), run.encoder, run.prompt_encoder)
+    evaluator = _evaluator(
+        run.bench, run.drawing.model_dump_json(), run.encoder, run.second_encoder, run.prompt_encoder
+    )
     task = evaluator.manifest.task(run.task)
     pipeline = load_pipeline(source)
     pipeline.set_progress_bar_config(disable=True)
     if not run.train:
-        report = evaluator(pipeline, task, run.prompt_set)
+        report = evaluator(pipeline, task, run.prompt_set, ceiling=True)
         return [{"step": 0, "scores": report.scores}], report
     base_unrelated = _base_unrelated(evaluator, source, pipeline)
     checkpoints = {int(path.name.rsplit("-", 1)[1]): path for path in list_checkpoints(where)}
@@ -209,10 +212,13 @@ def _base_unrelated(evaluator: Evaluator, source: str, pipeline: Any) -> list[Im
 
 
 @cache
-def _evaluator(bench: Path, drawing: str, encoder: str, prompt_encoder: str | None) -> Evaluator:
+def _evaluator(
+    bench: Path, drawing: str, encoder: str, second_encoder: str | None, prompt_encoder: str | None
+) -> Evaluator:
     """One for all runs of a process, so that encoders are loaded and true pictures encoded once."""
     settings = Drawing.model_validate_json(drawing)
-    return Evaluator(load_manifest(bench), settings, encoder=encoder, prompt_encoder=prompt_encoder)
+    encoders = {"encoder": encoder, "second_encoder": second_encoder, "prompt_encoder": prompt_encoder}
+    return Evaluator(load_manifest(bench), settings, **encoders)
 
 
 def _end_last_line(path: Path) -> None:

@@ -3,7 +3,9 @@
 | score | what | range |
 |---|---|---|
 | subject | mean cosine to the held-out pictures, laid on the prompt's background | [-1, 1] |
-| subject_real | the same of the training pictures: the ceiling | |
+| subject_real | the same of the training pictures | |
+| subject_ceiling, identity_ceiling | the same of real pictures put through the model's autoencoder | |
+| subject_second, identity_second | the same by the second encoder | |
 | identity | share whose nearest picture of the gallery is the right one | [0, 1] |
 | identity_real | the same of the held-out pictures that are not in the gallery | |
 | background, team_colour | share with what the prompt names, by pixels | [0, 1] |
@@ -53,6 +55,12 @@ def score_task(task: Task, drawn: Drawn, truth: Truth, text_encoder: TextEncoder
     names = dict.fromkeys(name for scores in per_prompt for name in scores)
     means = {name: _mean([scores[name] for scores in per_prompt if name in scores]) for name in names}
     return {name: value for name, value in means.items() if not math.isnan(value)}
+
+
+def subject_scores(task: Task, drawn: Drawn, truth: Truth) -> dict[str, float]:
+    """`subject` and, where the task has a gallery, `identity` alone."""
+    scores = score_task(task, drawn, truth)
+    return {name: scores[name] for name in ("subject", "identity") if name in scores}
 
 
 def drift(images: Sequence[Image.Image], base_images: Sequence[Image.Image], truth: Truth) -> float:

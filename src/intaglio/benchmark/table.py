@@ -12,11 +12,13 @@ from typing import Any
 from intaglio.evaluation.intervals import Interval, bootstrap, paired_difference
 
 Row = Mapping[str, Any]
-SCORES = ("subject", "matched", "identity", "prompt", "style", "drift", "diversity", "memorisation")
-REAL = ("subject_real", "identity_real", "prompt_real", "style_real")
+SCORES = ("subject", "matched", "identity", "subject_second", "prompt", "style", "drift", "diversity", "memorisation")
+REAL = ("subject_real", "identity_real", "subject_ceiling", "identity_ceiling", "prompt_real", "style_real")
 COSTS = ("trainable_parameters", "adapter_bytes", "base_bytes", "peak_memory_bytes", "seconds_per_step")
 MATCHED = "matched"
 """The subject score at matched prompt fidelity."""
+COMPARED = ("subject", MATCHED, "identity", "subject_second", "drift")
+"""What is compared pair by pair."""
 
 
 def final_scores(row: Row, matched_prompt: float) -> dict[str, float]:
@@ -60,26 +62,46 @@ def summarize(rows: Sequence[Row], reference: str | None, matched_prompt: float)
                 record[cost] = fmean(found)
         if reference is not None and label != reference:
             others = [row for row in rows if row["label"] == reference]
-            for score in ("subject", MATCHED):
+            for score in COMPARED:
                 ours = by_task_and_seed(own, score, matched_prompt)
                 theirs = by_task_and_seed(others, score, matched_prompt)
-                record[f"{score}_difference"] = paired_difference(ours, theirs)
+                if ours and theirs:
+                    record[f"{score}_difference"] = paired_difference(ours, theirs)
         records.append(record)
     return records
 
 
-def markdown(name: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], reference: str | None) -> str:
+def seed_deviation(rows: Iterable[Row], score: str, matched_prompt: float) -> float:
+    """Standard deviation of one run's score over seeds, pooled over methods and tasks; NaN with one seed."""
+    squares, freedom = 0.0, 0
+    for label in dict.fromkeys(row["label"] for row in rows):
+        own = (row for row in rows if row["label"] == label)
+        for seeds in by_task_and_seed(own, score, matched_prompt).values():
+            mean = fmean(seeds.values())
+            squares += sum((value - mean) ** 2 for value in seeds.values())
+            freedom += len(seeds) - 1
+    return math.sqrt(squares / freedom) if freedom else math.nan
+
+
+def markdown(
+    name: str,
+    rows: Sequence[Row],
+    records: Sequence[Mapping[str, Any]],
+    reference: str | None,
+    matched_prompt: float,
+) -> str:
     """The table as a Markdown page: what was measured by what comes first."""
     first = rows[0]
     tasks, seeds = sorted({r["task"] for r in rows}), sorted({r["seed"] for r in rows})
     columns = [s for s in SCORES if any(s in record for record in records)]
     real = {s: [r[s] for r in records if s in r] for s in REAL}
+    second = f", `subject_second` by `{first['second_encoder']}`" if first.get("second_encoder") else ""
     lines = [
         f"# {name}",
         "",
         f"Model `{first['model']}`; {len(tasks)} tasks ({', '.join(tasks)}) x {len(seeds)} seeds; prompts "
-        f"`{first['prompt_set']}`; pictures by `{first['encoder']}`, prompts by `{first['prompt_encoder']}`. Mean with "
-        "95 % bootstrap interval over tasks and seeds. `matched`: best subject score at matched prompt fidelity.",
+        f"`{first['prompt_set']}`; pictures by `{first['encoder']}`{second}, prompts by `{first['prompt_encoder']}`. "
+        "Mean with 95 % bootstrap interval over tasks and seeds. `matched`: best subject score at matched prompt fidelity.",
         "",
         "Real pictures: " + ", ".join(f"{s} {fmean(v):.3f}" for s, v in real.items() if v) + ".",
         "",
@@ -95,14 +117,19 @@ def markdown(name: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]
         )
     compared = [r for r in records if "subject_difference" in r and not math.isnan(r["subject_difference"].mean)]
     if compared:
+        shown = [s for s in COMPARED if any(f"{s}_difference" in r for r in compared)]
         lines += [
             "",
             f"Less {reference}, pairs of equal task and seed:",
             "",
-            "| method | subject | matched |",
-            "|---|---|---|",
+            "| method | " + " | ".join(shown) + " |",
+            "|---|" + "---|" * len(shown),
         ]
-        lines += [f"| {r['label']} | {r['subject_difference']} | {r['matched_difference']} |" for r in compared]
+        for r in compared:
+            lines.append(f"| {r['label']} | " + " | ".join(str(r.get(f"{s}_difference", "")) for s in shown) + " |")
+        if len(seeds) > 1:
+            noise = [f"{seed_deviation(rows, s, matched_prompt):.3f}" for s in shown]
+            lines.append("| deviation of one run over seeds | " + " | ".join(noise) + " |")
     return "\n".join(lines) + "\n"
 
 
