@@ -79,7 +79,10 @@ def small_plan():
     plan["styles"] = {name: plan["styles"][name] for name in ("openmoji", "noto")}
     archer = {"unit": "Elf", "image": "elves/archer", "noun": "archer"}
     orc = {"unit": "Orc", "image": "orcs/grunt", "noun": "orc", "tuning": True}
-    plan |= {"subjects": [archer, orc], "groups": [{"name": "both", "units": ["Elf", "Orc"]}]}
+    plan |= {
+        "subjects": [archer, orc],
+        "groups": [{"name": "both", "tasks": ["elf", "orc"]}, {"name": "cats", "tasks": ["openmoji-cat", "noto-cat"]}],
+    }
     plan["families"] |= {"styles": ["openmoji"], "tuning_styles": ["noto"]}
     plan["style_tasks"] |= {"styles": ["openmoji"], "tuning_styles": [], "train": 3, "test": 4}
     plan["style_tasks"]["groups"] = ["objects"]

@@ -74,6 +74,14 @@ def test_several_subjects_have_identifiers_of_their_own(bench):
     assert {p.reference for p in task.prompts["colour"]} == {"elf", "orc"} == set(task.references)
 
 
+def test_subjects_of_unlike_sources_share_a_task_and_a_gallery(bench):
+    task = bench.task("cats")
+    captions = {p.caption for p in read_folder(bench.folder / task.train, prompt=None)}
+    assert captions == {f"a photo of {token} cat on a white background" for token in ("sks", "zwx")}
+    assert set(task.references) == {"openmoji-cat", "noto-cat"} <= set(bench.galleries[str(task.gallery)])
+    assert (task.kind, task.tuning, task.team_colour) == ("multi", False, None)
+
+
 def test_terrain_prompts_name_terrain_and_team(bench):
     prompts = bench.task("elf").prompts["terrain"]
     assert prompts[0].text == "a photo of sks archer in red on grass"
@@ -179,12 +187,21 @@ def test_the_benchmark_agrees_with_the_hold_outs_of_the_base():
     assert holdout["pybullet"]["objects"] == ["*"]
 
 
+def cats(plan):
+    return plan.families.styles + plan.families.tuning_styles
+
+
 def test_the_plan_is_whole():
     plan = load_plan()
     table = [s for s in plan.subjects if not s.tuning]
     assert (len(table), len(plan.families.styles), len(plan.style_tasks.styles)) == (8, 4, 4)
     assert 4 <= len(plan.objects.models) <= 8
-    assert {u for g in plan.groups for u in g.units} <= {s.unit for s in table}
+    tuning = {s.key: s.tuning for s in plan.subjects}
+    tuning |= {f"{style}-cat": style in plan.families.tuning_styles for style in cats(plan)}
+    tuning |= {f"object-{slug(noun)}": noun in plan.objects.tuning for noun in plan.objects.models}
+    for group in plan.groups:
+        assert {tuning[name] for name in group.tasks} == {group.tuning}, group.name
+        assert len(group.tasks) <= len(plan.prompts.tokens)
     assert set(plan.styles) | {"wesnoth", "pybullet", "minilm", "emojibase"} == set(plan.licences)
     colours = tomllib.loads((ROOT / "src/intaglio/assets/colours.toml").read_text())["backgrounds"]
     assert set(plan.prompts.colours) | set(plan.prompts.style_colours) <= set(colours)

@@ -13,7 +13,7 @@ from intaglio.benchmark.compose import compose, recolour
 from intaglio.benchmark.fetch import Packages
 from intaglio.benchmark.manifest import RGB, Kind, Manifest, Prompt, Task
 from intaglio.benchmark.objects import render_views
-from intaglio.benchmark.plan import Plan, Subject, slug
+from intaglio.benchmark.plan import Group, Plan, slug
 from intaglio.errors import UserError
 
 WHITE: RGB = (255, 255, 255)
@@ -42,6 +42,7 @@ def build_benchmark(
     builder = _Builder(plan, out, Packages(cache), {name: colours[name] for name in plan.prompts.colours}, say)
     for part in parts:
         getattr(builder, part)()
+    builder.groups()
     manifest = builder.manifest()
     manifest.save()
     return manifest
@@ -74,7 +75,7 @@ class _Builder:
         )
 
     def subjects(self) -> None:
-        """Units of Wesnoth, one a task, and groups of them."""
+        """Units of Wesnoth, one a task."""
         self.say("fetching the sprites of Wesnoth (146 MB)")
         core = wesnoth.core_of(self.packages.debian(self.plan.packages["wesnoth"]))
         self.palette, ranges = wesnoth.team_colours(core)
@@ -97,8 +98,13 @@ class _Builder:
                 "terrain": self._terrain_prompts(subject.key, token, noun),
             }
             self._photo_task(subject.key, "subject", "wesnoth", learned, heldout, prompts, noun, subject.tuning)
+
+    def groups(self) -> None:
+        """Several subjects at once: the groups whose subjects were all built."""
+        built = {task.name: task for task in self.tasks}
         for group in self.plan.groups:
-            self._group_task(group.name, [self._subject(unit) for unit in group.units], learned, heldout)
+            if built.keys() >= set(group.tasks):
+                self._group_task(group, [built[name] for name in group.tasks])
 
     def families(self) -> None:
         """The cat faces of an emoji style."""
@@ -213,33 +219,34 @@ class _Builder:
             )
         )
 
-    def _group_task(
-        self,
-        key: str,
-        subjects: list[Subject],
-        learned: dict[str, tuple[Path, ...]],
-        heldout: dict[str, tuple[Path, ...]],
-    ) -> None:
+    def _group_task(self, group: Group, members: list[Task]) -> None:
         """Several subjects in one folder, each caption with the identifier of its own."""
-        self.say(f"group: {key}")
+        self.say(f"group: {group.name}")
         prompts: list[Prompt] = []
-        cutouts: list[Path] = []
         captions: list[str] = []
-        for token, subject in zip(self.plan.prompts.tokens, subjects, strict=False):
-            caption = self.plan.prompts.colour.format(token=token, noun=subject.noun, background="white")
-            cutouts += learned[subject.key]
-            captions += [caption] * len(learned[subject.key])
-            prompts += self._colour_prompts(subject.key, token, subject.noun, "red")
+        learned, references, gallery = {}, {}, {}
+        for token, task in zip(self.plan.prompts.tokens, members, strict=False):
+            own = self.plan.prompts.token
+            prompts += [p.model_copy(update={"text": p.text.replace(own, token)}) for p in task.prompts["colour"]]
+            learned |= task.learned
+            references |= task.references
+            captions += [str(task.instance_prompt).replace(own, token)] * sum(map(len, task.learned.values()))
+            gallery |= self.galleries[str(task.gallery)]
+        self.galleries[group.name] = gallery
+        teams = {task.team_colour for task in members}
+        team = teams.pop() if len(teams) == 1 else None
+        cutouts = tuple(cutout for files in learned.values() for cutout in files)
         self.tasks.append(
             Task(
-                name=key,
+                name=group.name,
                 kind="multi",
-                licence=self.plan.licences["wesnoth"],
-                train=self._photos(key, tuple(cutouts), captions, "red"),
-                learned={s.key: learned[s.key] for s in subjects},
-                references={s.key: heldout[s.key] for s in subjects},
-                gallery="wesnoth",
-                team_colour="red",
+                tuning=group.tuning,
+                licence=", ".join(dict.fromkeys(task.licence for task in members)),
+                train=self._photos(group.name, cutouts, captions, team),
+                learned=learned,
+                references=references,
+                gallery=group.name,
+                team_colour=team,
                 prompts={"colour": tuple(prompts)},
             )
         )
@@ -294,9 +301,6 @@ class _Builder:
             emojibase = self.packages.npm(self.plan.packages["emojibase"])
             self._concepts = emoji.match(emojibase, self._styles)
         return self._concepts
-
-    def _subject(self, unit: str) -> Subject:
-        return next(s for s in self.plan.subjects if s.unit == unit)
 
     def _save(self, picture: Image.Image, name: str) -> Path:
         path = self.out / name

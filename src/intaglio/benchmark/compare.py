@@ -64,12 +64,14 @@ def _tune(
 ) -> dict[str, dict[str, float]]:
     """The settings of each method; computed once, then read."""
     path = experiment.folder / TUNED
+    assert experiment.tuning is not None
     if not path.is_file():
         runs = tuning_runs(experiment, load_manifest(experiment.bench))
         say(f"tuning: {len(runs)} runs")
         rows = perform(runs, experiment.folder / "tuning.jsonl", jobs=jobs, torch_threads=torch_threads, say=say)
-        chosen = table.choose_settings(rows, experiment.matched_prompt)
+        chosen = table.choose_settings(rows, experiment.matched_prompt, experiment.tuning.choose_steps)
         write_text_atomic(path, json.dumps(chosen, indent=1) + "\n")
+        plots.trade_off(rows, experiment.folder / "tuning.png", "drift", by_rate=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

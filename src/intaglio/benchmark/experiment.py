@@ -48,13 +48,17 @@ class MethodSpec(StrictModel):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        unknown = sorted(set(self.train) - set(Recipe.model_fields))
-        own = sorted(set(self.train) & NOT_FOR_METHODS)
-        if unknown:
-            raise ValueError(f"{self.label}: {', '.join(unknown)} in train is no key of a training recipe")
-        if own:
-            raise ValueError(f"{self.label}: {', '.join(own)} in train is set by the experiment")
+        _check_train(self.train, self.label)
         return self
+
+
+def _check_train(keys: dict[str, Any], whose: str) -> None:
+    unknown = sorted(set(keys) - set(Recipe.model_fields))
+    own = sorted(set(keys) & NOT_FOR_METHODS)
+    if unknown:
+        raise ValueError(f"{whose}: {', '.join(unknown)} in train is no key of a training recipe")
+    if own:
+        raise ValueError(f"{whose}: {', '.join(own)} in train is set by the experiment")
 
 
 class Tuning(StrictModel):
@@ -62,6 +66,8 @@ class Tuning(StrictModel):
 
     tasks: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
+    choose_steps: bool = True
+    """Whether a checkpoint before the last may win; not where the learning rate falls to 0 over the run."""
 
 
 class Experiment(StrictModel):
@@ -78,6 +84,8 @@ class Experiment(StrictModel):
     checkpoints: int = Field(4, ge=1)
     """Evenly spaced over the steps; each is scored."""
     train_batch_size: int = Field(4, ge=1)
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Keys of a training recipe, for every method."""
     unpack_base: bool = False
     """Train on unpacked weights: faster on a CPU, but then rows have no peak memory and no seconds a step."""
     encoder: str = DEFAULT_ENCODER
@@ -93,6 +101,7 @@ class Experiment(StrictModel):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
+        _check_train(self.train, "all methods")
         problems = []
         labels = [m.label for m in self.methods]
         problems += [f"label {n!r} stands twice" for n in sorted({n for n in labels if labels.count(n) > 1})]
@@ -197,7 +206,7 @@ def _run(
         seed=seed,
         prompt_set=experiment.prompt_set,
         base=base,
-        train=spec.train,
+        train={**experiment.train, **spec.train} if spec.train else {},
         learning_rate=learning_rate,
         steps=steps if spec.train else 0,
         every=experiment.steps // experiment.checkpoints,

@@ -21,7 +21,9 @@ class Subject(StrictModel):
 
 class Group(StrictModel):
     name: str
-    units: tuple[str, ...]
+    tasks: tuple[str, ...]
+    """Of one subject each; all of them in one adapter."""
+    tuning: bool = False
 
 
 class Families(StrictModel):

@@ -22,23 +22,25 @@ COSTS = {
 }
 
 
-def trade_off(rows: Sequence[Row], path: Path, against: str = "prompt") -> None:
+def trade_off(rows: Sequence[Row], path: Path, against: str = "prompt", by_rate: bool = False) -> None:
     """Subject against prompt score, or against drift where prompts are too easy: a point for every checkpoint of every
-    method, the mean over tasks and seeds."""
+    method, the mean over tasks and seeds; or, `by_rate`, for the last checkpoint at every learning rate."""
     figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     for number, (label, own) in enumerate(_by_label(rows).items()):
-        steps = sorted({p["step"] for row in own for p in row["checkpoints"]})
-        points = [
-            [p["scores"] for row in own for p in row["checkpoints"] if p["step"] == step and against in p["scores"]]
-            for step in steps
-        ]
-        kept = [(step, found) for step, found in zip(steps, points, strict=True) if found]
-        if not kept:
+        points: dict[float, list[Mapping[str, float]]] = {}
+        for row in own:
+            for point in row["checkpoints"][-1:] if by_rate else row["checkpoints"]:
+                if against in point["scores"]:
+                    key = row["learning_rate"] if by_rate else point["step"]
+                    points.setdefault(key, []).append(point["scores"])
+        if not points:
             continue
-        x = [fmean(s[against] for s in found) for _, found in kept]
-        y = [fmean(s["subject"] for s in found) for _, found in kept]
+        places = sorted(points)
+        x = [fmean(s[against] for s in points[place]) for place in places]
+        y = [fmean(s["subject"] for s in points[place]) for place in places]
         axes.plot(x, y, marker="osD^vP*X"[number % 8], markersize=5, linewidth=1, label=label)
-        axes.annotate(str(kept[-1][0]), (x[-1], y[-1]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        for i in range(len(places)) if by_rate else (-1,):
+            axes.annotate(f"{places[i]:g}", (x[i], y[i]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     real = [row["checkpoints"][-1]["scores"]["subject_real"] for row in rows if _has(row, "subject_real")]
     if real:
         axes.axhline(fmean(real), color="gray", linestyle=":", linewidth=1, label="real pictures")

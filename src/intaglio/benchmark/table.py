@@ -101,7 +101,8 @@ def markdown(
         "",
         f"Model `{first['model']}`; {len(tasks)} tasks ({', '.join(tasks)}) x {len(seeds)} seeds; prompts "
         f"`{first['prompt_set']}`; pictures by `{first['encoder']}`{second}, prompts by `{first['prompt_encoder']}`. "
-        "Mean with 95 % bootstrap interval over tasks and seeds. `matched`: best subject score at matched prompt fidelity.",
+        "Mean with 95 % bootstrap interval over tasks and seeds. `matched`: best subject score at matched prompt "
+        "fidelity.",
         "",
         "Real pictures: " + ", ".join(f"{s} {fmean(v):.3f}" for s, v in real.items() if v) + ".",
         "",
@@ -143,12 +144,16 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def choose_settings(rows: Sequence[Row], matched_prompt: float) -> dict[str, dict[str, Any]]:
+def choose_settings(rows: Sequence[Row], matched_prompt: float, choose_steps: bool = True) -> dict[str, dict[str, Any]]:
     """Label -> the learning rate and the steps with the best mean subject score among those whose mean prompt score is
-    at least `matched_prompt`; where none is, those with the best prompt score."""
+    at least `matched_prompt`; where none is, those with the best prompt score.
+
+    Args:
+        choose_steps: any checkpoint may win; False: only the last ones.
+    """
     points: dict[str, dict[tuple[float, int], list[Mapping[str, float]]]] = {}
     for row in rows:
-        for point in row["checkpoints"]:
+        for point in row["checkpoints"] if choose_steps else row["checkpoints"][-1:]:
             settings = (row["learning_rate"], point["step"])
             points.setdefault(row["label"], {}).setdefault(settings, []).append(point["scores"])
     chosen = {}
@@ -160,8 +165,10 @@ def choose_settings(rows: Sequence[Row], matched_prompt: float) -> dict[str, dic
         best = max(
             means, key=lambda s: (means[s][0] >= matched_prompt, means[s][1 if means[s][0] >= matched_prompt else 0])
         )
+        drifts = [s["drift"] for s in candidates[best] if "drift" in s]
         prompt, subject = means[best]
         chosen[label] = {"learning_rate": best[0], "steps": best[1], "subject": subject, "prompt": prompt}
+        chosen[label] |= {"drift": fmean(drifts)} if drifts else {}
     return chosen
 
 
