@@ -149,3 +149,12 @@ def test_the_ceiling_is_of_real_pictures_through_the_autoencoder(bench, monkeypa
     scores = evaluate.Evaluator(bench, Drawing())(None, bench.task("elf"), "colour", ceiling=True).scores
     assert scores["subject_ceiling"] == pytest.approx(scores["subject_real"])
     assert scores["subject"] < scores["subject_ceiling"]
+
+
+def test_the_distance_of_distributions_has_its_floor(bench, truth):
+    task = bench.task("elf")
+    copies = score_task(task, drawn(truth, task, "colour", lambda p: task.learned["elf"]), truth)
+    assert copies["fd"] == pytest.approx(copies["fd_floor"])
+    assert score_task(task, drawn(truth, task, "colour", lambda p: task.references["elf"]), truth)["fd"] < 1e-3
+    other = score_task(task, drawn(truth, task, "colour", lambda p: bench.task("orc").references["orc"]), truth)
+    assert other["fd"] > 2 * other["fd_floor"]

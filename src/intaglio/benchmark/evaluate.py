@@ -112,8 +112,8 @@ class Evaluator:
     def _best(self, task: Task, prompt: Prompt, side: int) -> list[Image.Image]:
         """Real pictures of what the prompt asks for: the learned ones, or where these show other things, as those of a
         style do, the held-out ones."""
-        learned = task.learned.get(prompt.reference) or [file for files in task.learned.values() for file in files]
-        return self.truth.pictures(task.references[prompt.reference] if task.kind == "style" else learned, prompt, side)
+        files = task.references[prompt.reference] if task.kind == "style" else task.learned_for(prompt)
+        return self.truth.pictures(files, prompt, side)
 
 
 def evaluate(

@@ -58,6 +58,10 @@ class Task(StrictModel):
     prompts: dict[str, tuple[Prompt, ...]]
     """By set: "colour", "terrain", "style", "dreambooth"."""
 
+    def learned_for(self, prompt: Prompt) -> tuple[Path, ...]:
+        """The learned cut-outs of what the prompt asks for; all, where it asks for something else (a style)."""
+        return self.learned.get(prompt.reference) or tuple(file for files in self.learned.values() for file in files)
+
 
 class Manifest(StrictModel):
     version: Literal[1] = 1

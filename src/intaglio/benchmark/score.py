@@ -12,6 +12,8 @@
 | prompt | mean cosine of picture and prompt where an encoder reads text, else the mean of the pixel checks | |
 | prompt_real | the same of the true pictures | |
 | style, style_real | share whose nearest style, by a judge that reads text, is the right one (style tasks) | [0, 1] |
+| fd | Fréchet distance of all that was drawn to the held-out pictures, as many of each; small counts inflate it | >= 0 |
+| fd_floor | the same of the training pictures | |
 | diversity | 1 - mean cosine among the pictures of one prompt | [0, 2] |
 | memorisation | nearest training picture less nearest held-out picture, in cosine | [-2, 2] |
 | drift | 1 - mean cosine to the base's pictures of unrelated prompts, with equal noise | [0, 2] |
@@ -20,16 +22,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from intaglio.benchmark.draw import spread
 from intaglio.benchmark.manifest import Prompt, Task
 from intaglio.benchmark.truth import Truth
 from intaglio.evaluation.colour import background_colour, nearest_palette
 from intaglio.evaluation.encoders import TextEncoder
+from intaglio.evaluation.frechet import frechet_distance
 from intaglio.evaluation.scores import (
     diversity,
     mean_matched_cosine,
@@ -51,9 +57,13 @@ def score_task(task: Task, drawn: Drawn, truth: Truth, text_encoder: TextEncoder
         drawn: each prompt with its pictures, at least one.
         text_encoder: reads the prompts; None scores them by the pixel checks alone.
     """
-    per_prompt = [_score_prompt(task, prompt, images, truth, text_encoder) for prompt, images in drawn]
+    features = [truth.encoder.features(images) for _, images in drawn]
+    per_prompt = [
+        _score_prompt(task, *one, made, truth, text_encoder) for one, made in zip(drawn, features, strict=True)
+    ]
     names = dict.fromkeys(name for scores in per_prompt for name in scores)
     means = {name: _mean([scores[name] for scores in per_prompt if name in scores]) for name in names}
+    means |= _distribution(task, drawn, torch.cat(features), truth)
     return {name: value for name, value in means.items() if not math.isnan(value)}
 
 
@@ -70,18 +80,22 @@ def drift(images: Sequence[Image.Image], base_images: Sequence[Image.Image], tru
 
 
 def _score_prompt(
-    task: Task, prompt: Prompt, images: Sequence[Image.Image], truth: Truth, text_encoder: TextEncoder | None
+    task: Task,
+    prompt: Prompt,
+    images: Sequence[Image.Image],
+    features: Tensor,
+    truth: Truth,
+    text_encoder: TextEncoder | None,
 ) -> dict[str, float]:
     side = images[0].width
-    features = truth.encoder.features(images)
     heldout = truth.features(task.references[prompt.reference], prompt, side)
-    learned_files = task.learned.get(prompt.reference) or [f for files in task.learned.values() for f in files]
+    learned_files = task.learned_for(prompt)
     learned = truth.features(learned_files, prompt, side)
     scores = {
         "subject": mean_pairwise_cosine(features, heldout),
         "diversity": diversity(features),
     }
-    if tuple(learned_files) == task.references[prompt.reference]:  # published protocol: nothing is held out
+    if learned_files == task.references[prompt.reference]:  # published protocol: nothing is held out
         scores["subject_real"] = 1 - diversity(heldout)
     elif task.kind != "style":
         scores["subject_real"] = mean_pairwise_cosine(learned, heldout)
@@ -98,6 +112,24 @@ def _score_prompt(
     elif checks:
         scores["prompt"] = fmean(checks.values())
         scores["prompt_real"] = fmean(_pixel_checks(task, prompt, real, truth).values())
+    return scores
+
+
+def _distribution(task: Task, drawn: Drawn, made: Tensor, truth: Truth) -> dict[str, float]:
+    """`fd` of all that was drawn to the held-out pictures on the same backgrounds, and `fd_floor`, that of the learned
+    ones to them, as many of each."""
+
+    def real(files_of: Callable[[Prompt], Sequence[Path]]) -> Tensor:
+        return torch.cat([truth.features(files_of(prompt), prompt, images[0].width) for prompt, images in drawn])
+
+    heldout, learned = real(lambda prompt: task.references[prompt.reference]), real(task.learned_for)
+    count = min(map(len, (made, heldout, learned)))
+    if count < 2:
+        return {}
+    made, heldout, learned = (part[spread(range(len(part)), count)] for part in (made, heldout, learned))
+    scores = {"fd": frechet_distance(made, heldout)}
+    if task.kind != "style" and not torch.equal(learned, heldout):
+        scores["fd_floor"] = frechet_distance(learned, heldout)
     return scores
 
 

@@ -12,12 +12,23 @@ from typing import Any
 from intaglio.evaluation.intervals import Interval, bootstrap, paired_difference
 
 Row = Mapping[str, Any]
-SCORES = ("subject", "matched", "identity", "subject_second", "prompt", "style", "drift", "diversity", "memorisation")
-REAL = ("subject_real", "identity_real", "subject_ceiling", "identity_ceiling", "prompt_real", "style_real")
+SCORES = (
+    "subject",
+    "matched",
+    "identity",
+    "subject_second",
+    "prompt",
+    "style",
+    "fd",
+    "drift",
+    "diversity",
+    "memorisation",
+)
+REAL = ("subject_real", "identity_real", "subject_ceiling", "identity_ceiling", "prompt_real", "style_real", "fd_floor")
 COSTS = ("trainable_parameters", "adapter_bytes", "base_bytes", "peak_memory_bytes", "seconds_per_step")
 MATCHED = "matched"
 """The subject score at matched prompt fidelity."""
-COMPARED = ("subject", MATCHED, "identity", "subject_second", "drift")
+COMPARED = ("subject", MATCHED, "identity", "subject_second", "fd", "drift")
 """What is compared pair by pair."""
 
 
