@@ -12,7 +12,7 @@
 | prompt | mean cosine of picture and prompt where an encoder reads text, else the mean of the pixel checks | |
 | prompt_real | the same of the true pictures | |
 | style, style_real | share whose nearest style, by a judge that reads text, is the right one (style tasks) | [0, 1] |
-| fd | Fréchet distance of all that was drawn to the held-out pictures, as many of each; small counts inflate it | >= 0 |
+| fd | Fréchet distance of all that was drawn to as many held-out pictures; small counts inflate it | >= 0 |
 | fd_floor | the same of the training pictures | |
 | diversity | 1 - mean cosine among the pictures of one prompt | [0, 2] |
 | memorisation | nearest training picture less nearest held-out picture, in cosine | [-2, 2] |
