@@ -170,3 +170,18 @@ def test_autocast_computes_both_directions_in_bfloat16():
     y.float().sum().backward()
     assert layer.output_offset[0].grad.dtype == torch.float32
     assert x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("format", ["int4", "int4_g8_asym"])
+def test_absolute_offsets_are_relative_ones_times_their_scale(format):
+    torch.manual_seed(0)
+    base = quantize_layer(nn.Linear(16, 6), parse_format(format), "mse").requires_grad_(False)
+    absolute, relative = (ScaledLayer(base, train_input=True, relative=r).double() for r in (False, True))
+    share, scale = torch.rand(6, dtype=torch.float64), base.scale.mean(dim=1).double()
+    absolute.output_offset[0].data, relative.output_offset[0].data = share * scale, share
+    x = torch.randn(5, 16, dtype=torch.float64)
+    torch.testing.assert_close(absolute(x), relative(x))
+    for layer in (absolute, relative):
+        layer(x).square().sum().backward()
+    torch.testing.assert_close(absolute.output_offset[0].grad, relative.output_offset[0].grad / scale)
+    torch.testing.assert_close(absolute.merged_float().weight, relative.merged_float().weight)

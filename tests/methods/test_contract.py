@@ -27,6 +27,7 @@ ALL = [
     intaglio.TuneQDM(base="int8", num_intervals=1),
     intaglio.TuneQDM(base="int4", num_intervals=4),
     intaglio.TuneQDM(base="int4", num_intervals=2, input_scales=False),
+    intaglio.TuneQDM(base="int4", num_intervals=2, relative_scales=False),
     intaglio.ScaledLora(base="int4", rank=2, alpha=4.0),
     intaglio.SmoothScales(base="int4", num_nodes=3),
     intaglio.QuantizedLora(rank=4, alpha=8.0, base="int8"),

@@ -150,10 +150,17 @@ class _Scales(AdapterLayer):
     layout = "scales"
     fixed_dtype = ("output_offset", "input_offset")
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, num_sets: int, train_input: bool):
+    def __init__(self, base: nn.Linear | nn.Conv2d, num_sets: int, train_input: bool, relative: bool = True):
+        """
+        Args:
+            relative: an offset is a share of its scale. False: of output channels it is what is added to the scale
+                itself, `s + ds`, as the official code of TuneQDM trains it. Input scales start at 1: no difference.
+        """
         super().__init__()
         self.base = base
         shape, device = frozen.geometry(base), _device(base)
+        unit = None if relative or not isinstance(base, QuantizedLayer) else 1 / base.scale.detach().mean(dim=1)
+        self.register_buffer("output_unit", unit, persistent=False)
 
         def offsets(channels: int) -> nn.ParameterList:
             return nn.ParameterList(nn.Parameter(torch.zeros(channels, device=device)) for _ in range(num_sets))
@@ -161,8 +168,13 @@ class _Scales(AdapterLayer):
         self.output_offset = offsets(shape.out_channels)
         self.input_offset = offsets(shape.in_channels) if train_input else None
 
+    def r_out(self, i: int) -> Tensor:
+        """The factors (O,) of set `i`."""
+        offset = self.output_offset[i]
+        return 1 + (offset if self.output_unit is None else offset * self.output_unit)
+
     def _forward(self, x: Tensor, sets: tuple[int, ...], rows: Tensor | None) -> Tensor:
-        r_out = torch.stack([1 + self.output_offset[i] for i in sets])
+        r_out = torch.stack([self.r_out(i) for i in sets])
         r_in = None if self.input_offset is None else torch.stack([1 + self.input_offset[i] for i in sets])
         x, rows = compute_input(x), rows if len(sets) > 1 else None
         base = frozen.integer_base(self.base, "output", x.dtype)
@@ -174,8 +186,8 @@ class _Scales(AdapterLayer):
 class ScaledLayer(_Scales, MergeableLayer):
     """One scale set for all timesteps."""
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, *, train_input: bool):
-        super().__init__(base, 1, train_input)
+    def __init__(self, base: nn.Linear | nn.Conv2d, *, train_input: bool, relative: bool = True):
+        super().__init__(base, 1, train_input, relative)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._forward(x, (0,), None)
@@ -188,7 +200,7 @@ class ScaledLayer(_Scales, MergeableLayer):
         """`r_out` goes into the weight scales, `r_in` into the base's `input_scale`. A float base takes both."""
         if not isinstance(self.base, QuantizedLayer):
             return self.merged_float()
-        self.base.scale *= (1 + self.output_offset[0])[:, None]
+        self.base.scale *= self.r_out(0)[:, None]
         if self.input_offset is not None:
             r_in = 1 + self.input_offset[0].detach()
             old = self.base.input_scale
@@ -198,7 +210,7 @@ class ScaledLayer(_Scales, MergeableLayer):
     @torch.no_grad()
     def merged_float(self) -> nn.Linear | nn.Conv2d:
         layer = frozen.to_float(self.base)
-        weight = layer.weight * _broadcast(1 + self.output_offset[0], layer.weight.ndim, 0)
+        weight = layer.weight * _broadcast(self.r_out(0), layer.weight.ndim, 0)
         if self.input_offset is not None:
             weight = frozen.scale_inputs(layer, weight, 1 + self.input_offset[0])
         layer.weight.copy_(weight)
@@ -208,8 +220,16 @@ class ScaledLayer(_Scales, MergeableLayer):
 class TimestepScaledLayer(_Scales, TimestepLayer):
     """One scale set per timestep interval."""
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, context: TimestepContext, num_intervals: int, *, train_input: bool):
-        super().__init__(base, num_intervals, train_input)
+    def __init__(
+        self,
+        base: nn.Linear | nn.Conv2d,
+        context: TimestepContext,
+        num_intervals: int,
+        *,
+        train_input: bool,
+        relative: bool = True,
+    ):
+        super().__init__(base, num_intervals, train_input, relative)
         self.context, self.num_intervals = context, num_intervals
 
     def forward(self, x: Tensor) -> Tensor:

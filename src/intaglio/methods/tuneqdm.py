@@ -20,12 +20,15 @@ class TuneQDM(Method):
         base: format of the frozen weights; None takes the model's own, or int4 where the model is float.
         num_intervals: N of the paper; 1 trains one set for all timesteps, which can be merged.
         input_scales: False trains scales of output channels alone: the paper's ablation "TAS alone".
+        relative_scales: a scale is trained as a share of itself, so one learning rate suits both sides and all layers.
+            False trains scales of output channels as they are (about 1e-3 to 1e-1), as the official code does.
         integer_gemms: which products of the quantized layers run in integers: "output", "grad_input", both, or none.
     """
 
     base: str | None = None
     num_intervals: int = 4
     input_scales: bool = True
+    relative_scales: bool = True
     integer_gemms: tuple[str, ...] = ()
 
     name = "tuneqdm"
@@ -43,6 +46,7 @@ class TuneQDM(Method):
         return self.integer_gemms
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
+        how = {"train_input": self.input_scales, "relative": self.relative_scales}
         if self.num_intervals == 1:
-            return ScaledLayer(layer, train_input=self.input_scales)
-        return TimestepScaledLayer(layer, context, self.num_intervals, train_input=self.input_scales)
+            return ScaledLayer(layer, **how)
+        return TimestepScaledLayer(layer, context, self.num_intervals, **how)

@@ -16,6 +16,7 @@ METHOD_OPTIONS = (
     "base",
     "num_intervals",
     "input_scales",
+    "relative_scales",
     "num_nodes",
     "rank",
     "integer_gemms",
@@ -47,6 +48,9 @@ class Recipe(StrictModel):
     base: str | None = Field(None, description="format of the frozen weights, e.g. int4, int8, int4_g64, nf4 [int4]")
     num_intervals: int | None = Field(None, description="timestep intervals with scales of their own (tuneqdm) [4]")
     input_scales: bool | None = Field(None, description="scales of input channels too (tuneqdm) [yes]")
+    relative_scales: bool | None = Field(
+        None, description="train a scale as a share of itself; no: as the official code does (tuneqdm) [yes]"
+    )
     num_nodes: int | None = Field(None, description="scale sets between which timesteps lie (smooth_scales) [4]")
     rank: int | None = Field(
         None, description="rank of the low-rank pairs (lora, qlora, int8_lora [16], scaled_lora [8])"
