@@ -80,3 +80,15 @@ def test_tuning_takes_the_best_subject_among_the_faithful():
     chosen = choose_settings(rows, 0.9)
     assert (chosen["a"]["learning_rate"], chosen["a"]["steps"]) == (0.3, 2)
     assert (chosen["b"]["learning_rate"], chosen["b"]["steps"]) == (0.5, 2)  # none is faithful: the most faithful
+    last = choose_settings(rows, 0.9, choose_steps=False)
+    assert (last["a"]["learning_rate"], last["a"]["steps"]) == (0.3, 2)
+
+
+def test_of_equal_subjects_tuning_takes_the_one_that_drifts_least():
+    rows = [
+        row("a", "cat", 0, (1, subject, 1.0), rate=rate) for subject, rate in ((0.7, 0.1), (0.705, 0.3), (0.6, 0.5))
+    ]
+    for one, drift in zip(rows, (0.1, 0.3, 0.0), strict=True):
+        one["checkpoints"][0]["scores"]["drift"] = drift
+    assert choose_settings(rows, 0.9, tie=0.01)["a"]["learning_rate"] == 0.1
+    assert choose_settings(rows, 0.9)["a"]["learning_rate"] == 0.3

@@ -69,7 +69,8 @@ def _tune(
         runs = tuning_runs(experiment, load_manifest(experiment.bench))
         say(f"tuning: {len(runs)} runs")
         rows = perform(runs, experiment.folder / "tuning.jsonl", jobs=jobs, torch_threads=torch_threads, say=say)
-        chosen = table.choose_settings(rows, experiment.matched_prompt, experiment.tuning.choose_steps)
+        how = {"choose_steps": experiment.tuning.choose_steps, "tie": experiment.tuning.tie}
+        chosen = table.choose_settings(rows, experiment.matched_prompt, **how)
         write_text_atomic(path, json.dumps(chosen, indent=1) + "\n")
         plots.trade_off(rows, experiment.folder / "tuning.png", "drift", by_rate=True)
     return json.loads(path.read_text(encoding="utf-8"))

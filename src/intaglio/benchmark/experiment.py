@@ -68,6 +68,8 @@ class Tuning(StrictModel):
     seeds: tuple[int, ...] = (0,)
     choose_steps: bool = True
     """Whether a checkpoint before the last may win; not where the learning rate falls to 0 over the run."""
+    tie: float = Field(0.01, ge=0)
+    """Subject scores less than this below the best count as equal to it, about the noise: the least drift decides."""
 
 
 class Experiment(StrictModel):

@@ -155,32 +155,42 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def choose_settings(rows: Sequence[Row], matched_prompt: float, choose_steps: bool = True) -> dict[str, dict[str, Any]]:
+def choose_settings(
+    rows: Sequence[Row], matched_prompt: float, *, choose_steps: bool = True, tie: float = 0.0
+) -> dict[str, dict[str, Any]]:
     """Label -> the learning rate and the steps with the best mean subject score among those whose mean prompt score is
     at least `matched_prompt`; where none is, those with the best prompt score.
 
     Args:
         choose_steps: any checkpoint may win; False: only the last ones.
+        tie: subject scores less than this below the best count as equal to it; of these the least drift wins.
     """
     points: dict[str, dict[tuple[float, int], list[Mapping[str, float]]]] = {}
     for row in rows:
         for point in row["checkpoints"] if choose_steps else row["checkpoints"][-1:]:
             settings = (row["learning_rate"], point["step"])
             points.setdefault(row["label"], {}).setdefault(settings, []).append(point["scores"])
-    chosen = {}
-    for label, candidates in points.items():
-        means = {
-            settings: (fmean(s.get("prompt", 1.0) for s in scores), fmean(s["subject"] for s in scores))
-            for settings, scores in candidates.items()
-        }
-        best = max(
-            means, key=lambda s: (means[s][0] >= matched_prompt, means[s][1 if means[s][0] >= matched_prompt else 0])
-        )
-        drifts = [s["drift"] for s in candidates[best] if "drift" in s]
-        prompt, subject = means[best]
-        chosen[label] = {"learning_rate": best[0], "steps": best[1], "subject": subject, "prompt": prompt}
-        chosen[label] |= {"drift": fmean(drifts)} if drifts else {}
-    return chosen
+    return {label: _best_setting(candidates, matched_prompt, tie) for label, candidates in points.items()}
+
+
+def _best_setting(
+    candidates: Mapping[tuple[float, int], Sequence[Mapping[str, float]]], matched_prompt: float, tie: float
+) -> dict[str, Any]:
+    found = []
+    for (rate, steps), scores in candidates.items():
+        means = {name: fmean(s.get(name, default) for s in scores) for name, default in _TUNED_BY.items()}
+        found.append({"learning_rate": rate, "steps": steps, **means})
+    faithful = [one for one in found if one["prompt"] >= matched_prompt]
+    if not faithful:
+        return max(found, key=lambda one: one["prompt"])
+    best = max(one["subject"] for one in faithful)
+    return min(
+        (one for one in faithful if one["subject"] >= best - tie), key=lambda one: (one["drift"], -one["subject"])
+    )
+
+
+_TUNED_BY = {"subject": math.nan, "prompt": 1.0, "drift": 0.0}
+"""Scores that tuning looks at, and what stands for one that a task does not have."""
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
