@@ -2,6 +2,7 @@
 
     python benchmarks/base_quantizer.py                 # the embedded base, int8 and int4
     python benchmarks/base_quantizer.py --formats int4 --prompts 4
+    python benchmarks/base_quantizer.py --formats int4,int4_g64 --save out/bases    # for recipes/base-quantizer.toml
 
 For each format and way: the squared error of the weights and of the layers' outputs, each relative and summed over all
 layers (inputs of prompts that the calibration did not see), and how far pictures move from the float base's, from equal
@@ -23,11 +24,12 @@ from torch import Tensor, nn
 
 from intaglio.benchmark.draw import Drawing, draw
 from intaglio.benchmark.plan import load_plan
-from intaglio.evaluation.encoders import load_encoder
+from intaglio.evaluation.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.evaluation.scores import mean_matched_cosine
 from intaglio.layers.model import KEEP_FLOAT, BaseRecord, layers_to_quantize, quantize_model
 from intaglio.pipelines.calibration import input_grams, quantize_by_outputs
 from intaglio.pipelines.load import denoiser_of, load_pipeline
+from intaglio.pipelines.quantize import save_quantized
 from intaglio.quantizers.quantize import to_rows
 
 WAYS = ("absmax", "percentile", "mse", "absmax+outputs", "mse+outputs")
@@ -71,7 +73,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8, help="to calibrate on; others test")
     parser.add_argument("--num_inference_steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--encoder", default="efficientnet-lite0")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
+    parser.add_argument("--save", type=Path, help="keep the quantized pipelines here")
     parser.add_argument("--out", type=Path, default=Path("out/base-quantizer"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,8 @@ def main() -> None:
             row = {"format": format, "way": way, "cpu_s": round(time.process_time() - began, 1)}
             row |= errors(denoiser, twin, test_grams)
             setattr(pipeline, component, twin)
+            if arguments.save is not None:
+                save_quantized(pipeline, arguments.save / f"{format}-{way}", overwrite=True)
             made = [images[0] for images in draw(pipeline, test, 1, drawing, "test")]
             row |= {"drift": 1 - mean_matched_cosine(encoder.features(made), features), "rmse": rmse(made, real)}
             row |= {"encoder": encoder.name, "model": arguments.model, "n": len(test), "seed": arguments.seed}

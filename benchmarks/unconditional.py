@@ -26,7 +26,7 @@ from intaglio.benchmark.compose import compose
 from intaglio.benchmark.emoji import Style
 from intaglio.benchmark.fetch import Packages
 from intaglio.benchmark.plan import load_plan
-from intaglio.evaluation.encoders import load_encoder
+from intaglio.evaluation.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.evaluation.frechet import frechet_distance, real_floor
 from intaglio.methods.attach import attach
 from intaglio.methods.registry import build_method
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--num_inference_steps", type=int, default=50)
-    parser.add_argument("--encoder", default="efficientnet-lite0")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/unconditional"))

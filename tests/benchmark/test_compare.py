@@ -80,6 +80,20 @@ def test_runs_of_table_and_tuning(bench, tmp_path):
     assert len({r.key for r in tuning + table}) == 10
 
 
+def test_keys_for_all_methods_and_a_model_of_its_own(bench, tmp_path):
+    own = {**PEQA, "label": "own", "model": "out/bases/mine", "train": {**PEQA["train"], "lr_scheduler": "linear"}}
+    base = {"label": "base", "base": "int8"}
+    recipe = experiment(bench, tmp_path, methods=[PEQA, own, base], train={"lr_scheduler": "cosine"})
+    runs = table_runs(recipe, bench, {})
+    assert [(r.model, r.base, r.train.get("lr_scheduler")) for r in runs] == [
+        ("embedded", "int8", "cosine"),
+        ("out/bases/mine", None, "linear"),  # quantized already
+        ("embedded", "int8", None),
+    ]
+    with pytest.raises(Problems, match="all methods: seed in train is set by the experiment"):
+        experiment(bench, tmp_path, train={"seed": 1})
+
+
 def test_settings_tuned_on_one_base_serve_another(bench, tmp_path):
     tuned = {**TUNE, "learning_rates": [3, 4]}
     other = {"label": "int4", "train": {"method": "tuneqdm", "base": "int4"}, "tuned_as": "tuneqdm"}

@@ -37,6 +37,8 @@ class MethodSpec(StrictModel):
     """Keys of a training recipe: method, base, rank, ...; empty measures the base alone, untrained."""
     base: str | None = None
     """With an empty `train`: the format of the base; None is float."""
+    model: str | None = None
+    """A model of its own, used as it is: a folder that is quantized already, for instance. [the experiment's]"""
     learning_rate: float | None = None
     """None: the tuned one, or the method's default."""
     steps: int | None = None
@@ -199,10 +201,10 @@ def _run(
     base = spec.base
     if spec.train:
         method = build_method(str(spec.train.get("method", "tuneqdm")), {})
-        base = spec.train.get("base", method.default_base) if method.needs_base else None
+        base = spec.train.get("base", method.default_base) if method.needs_base and spec.model is None else None
     return Run(
         label=spec.label,
-        model=experiment.model,
+        model=spec.model or experiment.model,
         bench=experiment.bench,
         task=task,
         seed=seed,
