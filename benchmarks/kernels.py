@@ -1,108 +1,168 @@
-"""Single products on this machine, ours against torch's, into benchmarks/results/kernels.md.
+"""Single products on this machine beside its INT8 peak and torch's float products, into benchmarks/results/kernels.md.
 
     python benchmarks/kernels.py
 
 One thread; the CPU time of that thread, the smallest of several interleaved repeats, so that a busy machine disturbs
-the ratios little. Ours includes rounding the operand to INT8 and the float epilogue; torch's is its float32 product.
+the ratios little. Measured is what a layer calls: the compiled function, its arguments laid out before. The peak is a
+loop of `vpdpbusd` on registers (`kernels/cpu/peak.cpp`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from intaglio.cli.bench import processor
-from intaglio.kernels.binding import path_in_use
-from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product import Window, integer_weight, weight_product
+from intaglio.kernels.binding import library, path_in_use
+from intaglio.kernels.weight_product import LayerCall, Window, integer_weight
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import quantize
 
 FORMATS = ("int4", "int8", "nf4")
-MATRICES = [(1024, 320, 320), (1024, 320, 2560), (256, 640, 640), (256, 2560, 640), (64, 1280, 1280), (16, 1280, 1280)]
-"""Tokens, input and output features: what the U-Net of Stable Diffusion 1.5 has at 256 px."""
-CONVOLUTIONS = [(320, 32, 320), (640, 16, 640), (1280, 8, 1280), (2560, 8, 1280), (1280, 4, 1280)]
+MATRICES = [
+    *((256, i, o) for i, o in [(320, 320), (640, 640), (640, 5120), (2560, 640), (1280, 1280), (5120, 1280)]),
+    *((1024, i, o) for i, o in [(320, 320), (320, 2560), (1280, 320), (640, 640), (640, 5120), (2560, 640)]),
+    *((4096, i, o) for i, o in [(320, 320), (320, 2560), (1280, 320)]),
+    *((64, i, o) for i, o in [(1280, 1280), (1280, 10240), (5120, 1280)]),
+    (16, 1280, 1280),
+]
+"""Tokens, input and output features: what the U-Net of Stable Diffusion 1.5 has at 256 and at 512 px."""
+CONVOLUTIONS = [
+    (320, 64, 320), (320, 32, 320), (640, 32, 320), (640, 32, 640), (640, 16, 640), (1280, 16, 640), (1280, 16, 1280),
+    (1280, 8, 1280), (2560, 8, 1280), (1280, 4, 1280), (2560, 4, 1280),
+]  # fmt: skip
 """Input channels, side of the image, output channels; 3 x 3, batch 1."""
 
 
 def best_seconds(calls: list[Callable[[], object]], repeats: int = 7) -> list[float]:
+    """Each call twice in turn: the first finds the caches full of what others left there."""
     best = [float("inf")] * len(calls)
     for _ in range(repeats):
         for i, call in enumerate(calls):
-            start = time.thread_time()
-            call()
-            best[i] = min(best[i], time.thread_time() - start)
+            for _ in range(2):
+                start = time.thread_time()
+                call()
+                best[i] = min(best[i], time.thread_time() - start)
     return best
 
 
-def ours(x_GRC, weight, window, factor, column_scale, spatial, back_size):
-    """Round, then multiply."""
-    codes, scale = quantize_rows(x_GRC, factor)
-    return weight_product(
-        codes.view(1, *spatial, -1), weight, window, row_scale=scale, column_scale=column_scale,
-        grad_input_size=back_size,
-    )  # fmt: skip
+def peak_gops() -> float | None:
+    """GOP/s of one core on registers; None where the kernels do not run on AVX-512."""
+    kernels, rounds = library(), 100_000
+    operations = 0 if kernels is None else kernels.intaglio_int8_peak(rounds)
+    if kernels is None or not operations:
+        return None
+    return operations / best_seconds([lambda: kernels.intaglio_int8_peak(rounds)], 50)[0] / 1e9
 
 
-def row(name: str, x, weight, window, spatial, rows_GR, operations: int) -> str:
-    """Times of both directions for one layer; `x` and the gradient lie channels-last, (1, H, W, C)."""
-    out, channels = weight.shape[:2]
-    grad = torch.randn(*x.shape[:3], out)
-    if window.taps == 1:
-        flat, flat_grad = x.flatten(0, 2), grad.flatten(0, 2)
-        calls = [lambda: F.linear(flat, weight), lambda: flat_grad @ weight]
-    else:
-        image, image_grad = (t.permute(0, 3, 1, 2).contiguous() for t in (x, grad))
-        calls = [
-            lambda: F.conv2d(image, weight, padding=1),
-            lambda: torch.ops.aten.convolution_backward(
-                image_grad, image, weight, None, (1, 1), (1, 1), (1, 1), False, [0, 0], 1, (True, False, False)
-            ),
+class Direction:
+    """One direction of a layer, as its calls in a training step are: bfloat16, the gradient with a factor by column."""
+
+    def __init__(self, x_BHWC: Tensor, weight, window: Window, back: bool):
+        batch, height, width, _ = x_BHWC.shape
+        groups = batch * height * width if window.taps == 1 else batch
+        self.call = LayerCall(
+            weight, window, tuple(x_BHWC.shape), x_BHWC.dtype, groups=groups, bias=None,
+            column_scale=torch.ones(weight.shape[2]) if back else weight.scale,
+            grad_input_size=(height, width) if back else None,
+        )  # fmt: skip
+        self.x, self.factor = x_BHWC, weight.scale[None] if back else None
+        self.result = self.call(self.x, self.factor)  # the structures keep the addresses, and this the tensors
+        self.out = self.call.of_codes(self.result.codes, self.result.scale)
+
+    def calls(self) -> list[Callable[[], object]]:
+        """Product alone, rounding alone, both."""
+        kernels, layer = library(), self.call.structure
+        assert kernels is not None
+        return [
+            lambda: kernels.intaglio_product(ctypes.byref(layer.product)),
+            lambda: kernels.intaglio_quantize_rows(ctypes.byref(layer.rows)),
+            lambda: kernels.intaglio_layer(ctypes.byref(layer)),
         ]
+
+
+def torch_calls(x: Tensor, grad: Tensor, weight: Tensor, window: Window) -> list[Callable[[], object]]:
+    """Both directions in float32, then in bfloat16."""
+    calls: list[Callable[[], object]] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        w = weight.to(dtype)
+        if window.taps == 1:
+            flat, flat_grad = x.to(dtype).flatten(0, 2), grad.to(dtype).flatten(0, 2)
+            calls += [lambda a=flat, w=w: F.linear(a, w), lambda g=flat_grad, w=w: g @ w]
+        else:
+            a, g = (t.to(dtype).permute(0, 3, 1, 2).contiguous() for t in (x, grad))
+            calls += [
+                lambda a=a, w=w: F.conv2d(a, w, padding=1),
+                lambda a=a, g=g, w=w: torch.ops.aten.convolution_backward(
+                    g, a, w, None, (1, 1), (1, 1), (1, 1), False, [0, 0], 1, (True, False, False)
+                ),
+            ]
+    return calls
+
+
+def row(name: str, shape_HWIO: tuple[int, int, int, int], window: Window, peak: float | None) -> str:
+    """A line of the table: the layer of an image (H, W) with I inputs and O outputs."""
+    height, width, inputs, outputs = shape_HWIO
+    operations = 2 * height * width * window.taps * inputs * outputs
+    x, grad = torch.randn(1, height, width, inputs), torch.randn(1, height, width, outputs)
+    weight = torch.randn(outputs, inputs, *window.kernel)
+    calls = torch_calls(x, grad, weight if window.taps > 1 else weight[:, :, 0, 0], window)
+    kept = []
     for format in FORMATS:
         w = integer_weight(quantize(weight, parse_format(format), "absmax"))
-        calls += [
-            lambda w=w: ours(x.view(*rows_GR, channels), w, window, None, w.scale, spatial, None),
-            lambda w=w: ours(
-                grad.view(*rows_GR, out), w, window, w.scale[None], torch.ones(channels), spatial, spatial
-            ),
-        ]
-    calls.append(lambda: quantize_rows(x.view(*rows_GR, channels)))
-    *times, rounding = best_seconds(calls)
-    ratios = [f"{times[0] / t:.2f} / {times[1] / b:.2f}" for t, b in zip(times[2::2], times[3::2], strict=True)]
-    gops = [f"{operations / t / 1e9:.0f}" for t in times[:2]]
-    return f"| {name} | {gops[0]} / {gops[1]} | {' | '.join(ratios)} | {rounding / times[2]:.0%} |"
+        kept += [Direction(t.bfloat16(), w, window, back) for t, back in ((x, False), (grad, True))]
+    for direction in kept:
+        calls += direction.calls()
+    seconds = best_seconds(calls)
+    floats, ours = seconds[:4], seconds[4:]
+    gops = [operations / t / 1e9 for t in (*floats, ours[2], ours[5])]
+    cells = ["{:.0f} / {:.0f}".format(*gops[i : i + 2]) for i in (0, 2, 4)]
+    for i in range(0, len(ours), 6):
+        reached = [operations / ours[i + j] / 1e9 / (peak or 1e-2) for j in (0, 3)]
+        cells.append("{:.0%} / {:.0%}".format(*reached) if peak else "{:.0f} / {:.0f}".format(*reached))
+    cells.append(f"{ours[1] / ours[0]:.1%} / {ours[4] / ours[3]:.1%}")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def heading(peak: float | None) -> list[str]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    of_peak = f"the product alone in percent of {peak or 0:.0f} GOP/s, which `vpdpbusd` on registers reaches here"
+    return [
+        "# Single products",
+        "",
+        f"`python benchmarks/kernels.py`, commit {commit or 'unknown'}, {processor()}, kernels: {path_in_use()}, torch "
+        f"{torch.__version__}.",
+        "One thread, output / grad_input, operands in the caches as repeats leave them. What is timed is the compiled "
+        "call that a layer makes,",
+        "bfloat16 in and out, its arguments laid out before. Columns: GOP/s of torch's products and of the `int4` "
+        "call with its rounding;",
+        f"then {of_peak if peak else 'GOP/s of the product alone'};",
+        "then rounding the operand, in percent of the `int4` product.",
+        "",
+        f"| layer | float32 | bfloat16 | int4, rounding included | {' | '.join(FORMATS)} | rounding |",
+        "|" + "---|" * (len(FORMATS) + 5),
+    ]
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = [
-        "# Single products",
-        "",
-        f"`python benchmarks/kernels.py`, commit {commit or 'unknown'}, {processor()}, kernels: {path_in_use()}, torch "
-        f"{torch.__version__}, one thread. How many times faster than torch's float32 product, output / grad_input;",
-        "rounding the operand is included, and its share of the int4 output stands in the last column.",
-        "",
-        f"| layer | float32 GOP/s | {' | '.join(FORMATS)} | rounding |",
-        "|" + "---|" * (len(FORMATS) + 3),
+    assert library() is not None, "no compiled kernels here: python -m intaglio.kernels.build"
+    peak = peak_gops()
+    lines = heading(peak)
+    print("\n".join(lines))
+    layers = [(f"{m} x {i} -> {o}", (1, m, i, o), Window()) for m, i, o in MATRICES]
+    layers += [
+        (f"3 x 3, {s} x {s}, {i} -> {o}", (s, s, i, o), Window((3, 3), padding=(1, 1))) for i, s, o in CONVOLUTIONS
     ]
-    for tokens, inputs, outputs in MATRICES:
-        x, weight = torch.randn(1, 1, tokens, inputs), torch.randn(outputs, inputs)
-        name = f"{tokens} x {inputs} -> {outputs}"
-        lines.append(row(name, x, weight, Window(), (1, tokens), (tokens, 1), 2 * tokens * inputs * outputs))
-        print(lines[-1], flush=True)
-    window = Window((3, 3), padding=(1, 1))
-    for inputs, side, outputs in CONVOLUTIONS:
-        x, weight = torch.randn(1, side, side, inputs), torch.randn(outputs, inputs, 3, 3)
-        name = f"3 x 3, {side} x {side}, {inputs} -> {outputs}"
-        operations = 18 * side * side * inputs * outputs
-        lines.append(row(name, x, weight, window, (side, side), (1, side * side), operations))
+    for layer in layers:
+        lines.append(row(*layer, peak))
         print(lines[-1], flush=True)
     path = Path(__file__).parent / "results" / "kernels.md"
     path.parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ import torch
 
 from intaglio.errors import UserError
 from intaglio.kernels.row_quantizer import dequantize_rows, quantize_rows
-from intaglio.kernels.row_quantizer.definition import SMALLEST
+from intaglio.kernels.row_quantizer.definition import SMALLEST, round_rows
 
 SHAPES = [(1, 1, 1), (3, 1, 7), (5, 1, 64), (2, 9, 33), (4, 6, 127), (2, 100, 320), (1, 1, 1031), (0, 1, 4)]
 SHAPES += [(2, 300, 257), (1, 5000, 65), (3, 0, 4), (2, 3, 0), (7, 1, 128), (3, 2, 191)]
@@ -135,3 +135,16 @@ def test_what_is_refused():
         quantize_rows(torch.zeros(4, 5))
     with pytest.raises(UserError, match=r"x \(4, 1, 5\) with factor \(3, 5\)"):
         quantize_rows(torch.zeros(4, 1, 5), torch.ones(3, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [63, 64, 331])
+def test_factors_of_either_sign_and_a_product_that_is_no_number(dtype, columns):
+    """0 * inf is a NaN whose sign bit is set on x86: still what is not finite."""
+    x, factor = torch.randn(11, 1, columns).to(dtype), torch.randn(1, columns)
+    x[3, 0, columns - 1], factor[0, columns - 1] = torch.inf, 0.0
+    codes, scale = quantize_rows(x, factor)
+    expected_codes, expected_scale = round_rows(x, factor, None)
+    assert torch.equal(codes, expected_codes)
+    torch.testing.assert_close(scale, expected_scale, rtol=0, atol=0, equal_nan=True)
+    assert scale.isnan().tolist() == [row == 3 for row in range(11)]

@@ -155,6 +155,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if not loaded.intaglio_has_level(0):
         return None, "this processor has no AVX2"
     loaded.intaglio_set_level.restype = None
+    loaded.intaglio_int8_peak.restype = ctypes.c_int64
+    loaded.intaglio_int8_peak.argtypes = [ctypes.c_int64]
     void = ("product", "quantize_rows", "column_sums", "attention", "attention_gradient", "attention_int8")
     for name in void:
         getattr(loaded, f"intaglio_{name}").restype = None

@@ -39,6 +39,7 @@ AVX512_BF16 = [*AVX512, "-mavx512bf16"]
 UNITS = {
     "detect.cpp": [],
     "layer.cpp": [],
+    "peak.cpp": [],
     "product.cpp": [],
     "product_avx2.cpp": AVX2,
     "product_avxvnni.cpp": AVX_VNNI,

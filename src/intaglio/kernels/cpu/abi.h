@@ -77,6 +77,10 @@ struct ColumnSums {
 
 void intaglio_column_sums(const struct ColumnSums* sums);
 
+// Multiplies and adds INT8 codes in registers, `rounds` times 12 vectors of 64: returns the operations (a product and a sum
+// are two), 0 below AVX-512. Their rate is the most that a product could reach on one core.
+int64_t intaglio_int8_peak(int64_t rounds);
+
 // Whether the processor has a level (`level.h`).
 int intaglio_has_level(int level);
 

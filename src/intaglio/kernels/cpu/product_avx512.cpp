@@ -112,10 +112,10 @@ __attribute__((noinline)) void gather(const Block& b, int64_t k, int64_t count) 
     for (int64_t r = 0; r < b.rows; ++r) b.row_scales[r] = b.p.row_scale[(b.m + r) / b.p.rows_per_scale];
 }
 
-// In assembly, so that it inlines into code for machines without the instruction, where it is not reached.
-inline __m256i to_bfloat16_native(__m512 v) {
-    __m256i rounded;
-    __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v));
+// 32 floats -> words. In assembly, so that it inlines into code for machines without the instruction, where it is not reached.
+inline __m512i to_bfloat16_native(__m512 low, __m512 high) {
+    __m512i rounded;
+    __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(rounded) : "v"(low), "v"(high));
     return rounded;
 }
 
@@ -128,44 +128,59 @@ inline __m256i to_bfloat16(__m512 v) {
         _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0)));
 }
 
+inline __m512i to_bfloat16(__m512 low, __m512 high) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(to_bfloat16(low)), to_bfloat16(high), 1);
+}
+
 enum class Stored { INT32, FLOAT32, BF16, BF16_NATIVE };
+
+// 32 columns of a row, or those of the mask: a masked store takes longer.
+template <Stored AS>
+inline void store_row(const Product& p, int64_t at, const __m512i sums[2], const __m512 v[2], bool whole, uint32_t mask) {
+    constexpr bool WORDS = AS == Stored::BF16 || AS == Stored::BF16_NATIVE;
+    if (WORDS) {
+        const __m512i words = AS == Stored::BF16 ? to_bfloat16(v[0], v[1]) : to_bfloat16_native(v[0], v[1]);
+        auto* to = static_cast<uint16_t*>(p.out) + at;
+        whole ? _mm512_storeu_si512(to, words) : _mm512_mask_storeu_epi16(to, mask, words);
+        return;
+    }
+    auto* to = static_cast<int32_t*>(p.out) + at;
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+        const __m512i lanes = AS == Stored::INT32 ? sums[h] : _mm512_castps_si512(v[h]);
+        whole ? _mm512_storeu_si512(to + 16 * h, lanes)
+              : _mm512_mask_storeu_epi32(to + 16 * h, static_cast<__mmask16>(mask >> (16 * h)), lanes);
+    }
+}
 
 // The sums of a tile -> rows [row, row + rows) of the block, columns [n, n + columns), columns <= PANEL.
 template <Stored AS>
 __attribute__((noinline)) void store(
     const Block& b, int64_t row, int64_t rows, int64_t n, int64_t columns, const int32_t* sums) {
     const Product& p = b.p;
-    const int64_t stride = p.out_stride, first = (b.m + row) * stride + n;
-    const int32_t* totals = b.totals + row;
-    const float* row_scales = b.row_scales + row;
-    __mmask16 mask[2];
-    __m512 column_scale[2], bias[2];
-    for (int h = 0; h < 2; ++h) {
-        const int64_t here = columns - 16 * h;
-        mask[h] = here >= 16 ? 0xffff : here <= 0 ? 0 : (1u << here) - 1;
-        if (AS == Stored::INT32) continue;
-        column_scale[h] = _mm512_maskz_loadu_ps(mask[h], p.column_scale + n + 16 * h);
-        bias[h] = p.bias ? _mm512_maskz_loadu_ps(mask[h], p.bias + n + 16 * h) : _mm512_setzero_ps();
+    const int64_t stride = p.out_stride;
+    const bool whole = columns == PANEL, with_bias = p.bias;
+    const uint32_t mask = whole ? ~0u : (1u << columns) - 1;
+    __m512 column_scale[2] = {}, bias[2] = {};
+    for (int h = 0; h < 2 && AS != Stored::INT32; ++h) {
+        const auto half = static_cast<__mmask16>(mask >> (16 * h));
+        column_scale[h] = _mm512_maskz_loadu_ps(half, p.column_scale + n + 16 * h);
+        if (with_bias) bias[h] = _mm512_maskz_loadu_ps(half, p.bias + n + 16 * h);
     }
-    const bool with_bias = p.bias;
-    for (int64_t r = 0; r < rows; ++r)
+    int64_t at = (b.m + row) * stride + n;
+    for (int64_t r = 0; r < rows; ++r, at += stride, sums += PANEL) {
+        const __m512i total = _mm512_set1_epi32(b.totals[row + r]);
+        const __m512i sum[2] = {_mm512_sub_epi32(_mm512_load_si512(sums), total),
+                                _mm512_sub_epi32(_mm512_load_si512(sums + 16), total)};
+        __m512 v[2] = {};
 #pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-            const __m512i sum = _mm512_sub_epi32(_mm512_load_si512(sums + r * PANEL + 16 * h), _mm512_set1_epi32(totals[r]));
-            const int64_t at = first + r * stride + 16 * h;
-            if (AS == Stored::INT32) {
-                _mm512_mask_storeu_epi32(static_cast<int32_t*>(p.out) + at, mask[h], sum);
-                continue;
-            }
-            __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(row_scales[r]));
-            v = _mm512_mul_ps(v, column_scale[h]);
-            if (with_bias) v = _mm512_add_ps(v, bias[h]);
-            if (AS == Stored::FLOAT32)
-                _mm512_mask_storeu_ps(static_cast<float*>(p.out) + at, mask[h], v);
-            else
-                _mm256_mask_storeu_epi16(static_cast<uint16_t*>(p.out) + at, mask[h],
-                    AS == Stored::BF16 ? to_bfloat16(v) : to_bfloat16_native(v));
+        for (int h = 0; h < 2 && AS != Stored::INT32; ++h) {
+            v[h] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[h]), _mm512_set1_ps(b.row_scales[row + r]));
+            v[h] = _mm512_mul_ps(v[h], column_scale[h]);
+            if (with_bias) v[h] = _mm512_add_ps(v[h], bias[h]);
         }
+        store_row<AS>(p, at, sum, v, whole, mask);
+    }
 }
 
 Store store_for(const Product& p, bool bf16) {
@@ -184,13 +199,16 @@ inline void prefetch(const Block& b, int64_t row, int64_t rows, int64_t n) {
     }
 }
 
-// The block's rows against one panel of columns [n, n + columns) over steps [k, k + count), which are in `left`.
-void multiply(const Block& b, const uint8_t* panel, int64_t n, int64_t columns, int64_t k, int64_t count, int32_t* sums) {
+// The block's rows against one panel of columns [n, n + columns) over steps [k, k + count), which are in `left`. `next` is
+// the panel after it: the first two tiles ask for a half of it each.
+void multiply(const Block& b, const uint8_t* panel, const uint8_t* next, int64_t n, int64_t columns, int64_t k, int64_t count,
+    int32_t* sums) {
     const bool once = b.reduction <= b.steps, last = k + count >= b.reduction;
     for (int64_t t = 0; t < b.tiles(); ++t) {
         const int64_t row = b.first_row(t), rows = b.first_row(t + 1) - row;
         if (last) prefetch(b, row, rows, n);
-        tile(static_cast<int>(rows), b.left + row * STRIDE, panel, (count + 3) / 4, sums, k > 0);
+        const int64_t quads = (count + 3) / 4;
+        tile(static_cast<int>(rows), b.left + row * STRIDE, panel, quads, sums, k > 0, next + (t & 1) * quads * 64);
         if (last) b.store(b, row, rows, n, columns, sums);
         if (!once) sums += TILE_ROWS * PANEL;
     }
@@ -212,7 +230,7 @@ void by_columns(const Product& p, int64_t reduction, int64_t rows, int64_t n, in
             const int64_t columns = least(width, stop - c);
             unpack(decoder, p.grad_input, c, columns, k, count, panels);
             for (int64_t i = 0; i < columns; i += PANEL) {
-                multiply(b, panels.panel(i / PANEL), c + i, least(PANEL, columns - i), k, count, sums);
+                multiply(b, panels.panel(i / PANEL), panels.panel(i / PANEL), c + i, least(PANEL, columns - i), k, count, sums);
                 if (reduction > steps) sums += b.tiles() * TILE_ROWS * PANEL;
             }
         }
@@ -243,7 +261,8 @@ void by_rows(const Product& p, const Panels& panels, int64_t reduction, int64_t 
             gather(b, k, count);
             int32_t* sums = b.sums;
             for (int64_t c = n; c < stop; c += PANEL) {
-                multiply(b, panels.panel((c - n) / PANEL) + k * PANEL, c, least(PANEL, stop - c), k, count, sums);
+                const uint8_t* panel = panels.panel((c - n) / PANEL) + k * PANEL;
+                multiply(b, panel, c + PANEL < stop ? panel + panels.bytes : panel, c, least(PANEL, stop - c), k, count, sums);
                 if (reduction > STEPS) sums += b.tiles() * TILE_ROWS * PANEL;
             }
         }

@@ -10,37 +10,47 @@
 namespace intaglio {
 namespace {
 
-inline __m512i magnitude(__m512 v) {
-    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
-}
+inline __m512i without_sign(__m512i words) { return _mm512_and_si512(words, _mm512_set1_epi16(0x7fff)); }
 
-inline __m512i larger(__m512i top, const Block& x, const float* factor) {
+// |x|
+inline Block magnitudes(const bf16* x) {
+    return block_of(without_sign(_mm512_loadu_si512(x)), without_sign(_mm512_loadu_si512(x + 32)));
+}
+inline Block magnitudes(Block x) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) x.v[i] = absolute(x.v[i]);
+    return x;
+}
+inline Block magnitudes(const float* x) { return magnitudes(load_block(x)); }
+
+template <bool F>
+inline __m512i larger(__m512i top, const Block& magnitudes, const float* factor) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        const __m512 v = factor ? _mm512_mul_ps(x.v[i], _mm512_loadu_ps(factor + 16 * i)) : x.v[i];
-        top = _mm512_max_epi32(top, magnitude(v));
+        const __m512 v = F ? _mm512_mul_ps(magnitudes.v[i], _mm512_loadu_ps(factor + 16 * i)) : magnitudes.v[i];
+        top = _mm512_max_epu32(top, _mm512_castps_si512(v));
     }
     return top;
 }
 
-// The bits of the largest |x * factor|, which order like the numbers; what is not finite lies above all.
+// The bits of the largest |x * factor|, which order like the numbers; what is not finite lies above all, a NaN of either
+// sign too. `factor` holds magnitudes.
 template <typename T, bool F>
 uint32_t largest(const T* x, const float* factor, int64_t columns) {
     __m512i top = _mm512_setzero_si512();
     int64_t c = 0;
-    for (; c + BLOCK <= columns; c += BLOCK) top = larger(top, load_block(x + c), F ? factor + c : nullptr);
-    if (c < columns) top = larger(top, load_block(x + c, columns - c), F ? factor + c : nullptr);
+    for (; c + BLOCK <= columns; c += BLOCK) top = larger<F>(top, magnitudes(x + c), factor + c);
+    if (c < columns) top = larger<F>(top, magnitudes(load_block(x + c, columns - c)), factor + c);
     return _mm512_reduce_max_epu32(top);
 }
 
 template <>
 inline uint32_t largest<bf16, false>(const bf16* x, const float*, int64_t columns) {
-    const __m512i sign = _mm512_set1_epi16(0x7fff);
     __m512i top = _mm512_setzero_si512();
     int64_t c = 0;
-    for (; c + 32 <= columns; c += 32) top = _mm512_max_epu16(top, _mm512_and_si512(_mm512_loadu_si512(x + c), sign));
+    for (; c + 32 <= columns; c += 32) top = _mm512_max_epu16(top, without_sign(_mm512_loadu_si512(x + c)));
     const __m512i rest = _mm512_maskz_loadu_epi16(static_cast<__mmask32>(first(columns - c)), x + c);
-    top = _mm512_max_epu16(top, _mm512_and_si512(rest, sign));
+    top = _mm512_max_epu16(top, without_sign(rest));
     return _mm512_reduce_max_epu32(_mm512_max_epu32(even_columns(top), odd_columns(top)));
 }
 

@@ -10,21 +10,24 @@
 namespace intaglio {
 namespace {
 
+constexpr int64_t TOGETHER = 8;   // short rows: while one waits for its largest element, the next is read
+constexpr int64_t SHORT = 1280;   // columns of all of them
 constexpr int64_t CHUNK = 32768;  // elements that one thread takes at a time where a group has many rows
 
 template <typename T, bool F>
 struct Quantizer {
     const Rows& q;
-    int64_t padded;
-    Array<float> ordered;  // the factors, a padded row for each sample
+    int64_t padded, all;
+    Array<float> ordered;  // the factors, a padded row for each sample, then the magnitudes of these
 
     explicit Quantizer(const Rows& rows)
-        : q(rows), padded((rows.columns + BLOCK - 1) / BLOCK * BLOCK), ordered(F ? rows.samples * padded : 0) {
+        : q(rows), padded((rows.columns + BLOCK - 1) / BLOCK * BLOCK), all(rows.samples * padded), ordered(F ? 2 * all : 0) {
         for (int64_t s = 0; F && s < q.samples; ++s) in_block_order<T>(q.factor + s * q.columns, q.columns, ordered.data + s * padded);
+        for (int64_t i = 0; F && i < all; i += LANES) _mm512_storeu_ps(ordered.data + all + i, absolute(load(ordered.data + i)));
     }
 
     const T* row(int64_t g, int64_t r) const { return static_cast<const T*>(q.x) + g * q.x_group_stride + r * q.x_stride; }
-    const float* factor(int64_t g) const { return F ? ordered.data + g * q.samples / q.groups * padded : nullptr; }
+    const float* factor(int64_t g) const { return ordered.data + (F ? g * q.samples / q.groups * padded : 0); }
 
     void round(int64_t g, int64_t r, float inverse) const {
         const int64_t at = (g * q.rows + r) * q.columns;
@@ -37,11 +40,17 @@ struct Quantizer {
             round_row<T, F, false>(row(g, r), factor(g), inverse, seed, index, q.columns, q.codes + at);
     }
 
-    // Every row a group: read twice while it is in the L1 cache.
+    // Every row a group: a few at a time, read twice while they are in the L1 cache.
     void each_row() const {
+        const int64_t together = std::clamp<int64_t>(SHORT / std::max<int64_t>(1, q.columns), 1, TOGETHER);
 #pragma omp parallel for num_threads(q.threads) schedule(static) if (q.threads > 1)
-        for (int64_t g = 0; g < q.groups; ++g)
-            round(g, 0, inverse_of(largest<T, F>(row(g, 0), factor(g), q.columns), q.scale + g));
+        for (int64_t start = 0; start < q.groups; start += together) {
+            const int64_t count = std::min(together, q.groups - start);
+            float inverse[TOGETHER];
+            for (int64_t i = 0; i < count; ++i)
+                inverse[i] = inverse_of(largest<T, F>(row(start + i, 0), factor(start + i) + all, q.columns), q.scale + start + i);
+            for (int64_t i = 0; i < count; ++i) round(start + i, 0, inverse[i]);
+        }
     }
 
     // Runs of rows are shared out among threads twice; a maximum does not depend on the order.
@@ -57,7 +66,7 @@ struct Quantizer {
                 uint32_t top = 0;
                 const int64_t g = task / runs, start = task % runs * run;
                 for (int64_t r = start; r < std::min(start + run, q.rows); ++r)
-                    top = std::max(top, largest<T, F>(row(g, r), factor(g), q.columns));
+                    top = std::max(top, largest<T, F>(row(g, r), factor(g) + all, q.columns));
                 tops[task] = top;
             }
 #pragma omp single

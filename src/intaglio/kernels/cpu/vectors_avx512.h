@@ -59,6 +59,7 @@ inline __m512i even_columns(__m512i words) { return _mm512_slli_epi32(words, 16)
 inline __m512i odd_columns(__m512i words) { return _mm512_and_si512(words, _mm512_set1_epi32(~0xffff)); }
 
 inline Block block_of(__m512i a, __m512i b) {
+    __asm__("" : "+v"(a), "+v"(b));  // else GCC loads them twice, once for each half of their words
     return {{_mm512_castsi512_ps(even_columns(a)), _mm512_castsi512_ps(odd_columns(a)),
              _mm512_castsi512_ps(even_columns(b)), _mm512_castsi512_ps(odd_columns(b))}};
 }
@@ -200,3 +201,24 @@ inline Vec inside(Vec x, int64_t left, int i) {
 }  // namespace intaglio
 
 #include "block_order.h"
+
+namespace intaglio {
+namespace {
+
+// As the general one, a block at a time.
+template <>
+inline void in_block_order<bf16>(const float* from, int64_t columns, float* to) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    for (int64_t c = 0; c < columns; c += BLOCK) {
+        const Block x = load_part(from + c, columns - c);
+#pragma GCC unroll 2
+        for (int half = 0; half < 4; half += 2) {
+            _mm512_storeu_ps(to + c + 16 * half, _mm512_permutex2var_ps(x.v[half], even, x.v[half + 1]));
+            _mm512_storeu_ps(to + c + 16 * half + 16, _mm512_permutex2var_ps(x.v[half], odd, x.v[half + 1]));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace intaglio
