@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -66,9 +65,6 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line. What a user can mend is one message and exit code 2; a fault of ours is a traceback."""
-    # Torch reads it at its first tensor: large tensors then lie on huge pages of Linux, which leaves smaller holes in the
-    # heap (docs/kernels.md has the figures) and takes no longer.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         group(standalone_mode=False)
     except UserError as error:
