@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "intaglio"
-COMMON = {"errors", "config", "files"}
+COMMON = {"errors", "config", "files", "memory"}
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": set(),
+    "memory": set(),
     "quantizers": COMMON,
     "kernels": COMMON | {"quantizers"},
     "layers": COMMON | {"quantizers", "kernels"},

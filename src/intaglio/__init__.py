@@ -5,12 +5,14 @@
 >>> optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
 
 Names are resolved on first use: `import intaglio` loads neither torch nor diffusers. It does let diffusers know, as
-soon as diffusers is imported, that `quant_method: "intaglio"` is ours to load.
+soon as diffusers is imported, that `quant_method: "intaglio"` is ours to load, and it asks
+torch for huge pages (`memory.py`).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from intaglio.memory import ask_for_huge_pages
 from intaglio.pipelines.registration import register_when_imported
 
 __version__ = "0.1.0"
@@ -68,6 +70,7 @@ def __dir__() -> list[str]:
 
 
 register_when_imported()
+ask_for_huge_pages()
 
 if TYPE_CHECKING:
     from intaglio.errors import UserError

@@ -28,6 +28,7 @@ from intaglio.cli.contestants import (
     import_everything,
 )
 from intaglio.errors import UnknownChoice, UserError
+from intaglio.memory import HUGE_PAGES
 
 MIB = 2**20
 
@@ -124,7 +125,7 @@ def measure(names: Sequence[str], work: Work, steps: int) -> tuple[list[dict[str
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(work.threads)},
+                env=_environment(CONTESTANTS[name], work),
             )
         for name, worker in workers.items():
             _line(worker.stdout, name)
@@ -178,6 +179,12 @@ def table(rows: list[dict[str, Any]], caption: str) -> str:
             f"{r['peak_bytes'] / first['peak_bytes']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def _environment(contestant: Contestant, work: Work) -> dict[str, str]:
+    """A peer has torch's default of memory, as its users do: not what importing intaglio asks for."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(work.threads)}
+    return environment if contestant.ours else environment | {HUGE_PAGES: "0"}
 
 
 def _line(stream: IO[str] | None, name: str) -> dict[str, Any]:

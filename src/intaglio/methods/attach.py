@@ -23,6 +23,7 @@ from intaglio.layers.model import (
     replace,
 )
 from intaglio.layers.timesteps import TimestepContext, install_hook, timestep_range
+from intaglio.memory import map_large_blocks
 from intaglio.methods.adapter import Adapter
 from intaglio.methods.adapter_file import read_header
 from intaglio.methods.method import Method
@@ -57,6 +58,7 @@ def attach(
     """
     if adapter_layers(model):
         raise UserError("this model has an adapter already; call detach() or merge() on its handle first")
+    map_large_blocks()
     method = _settle_base(model, method, keep_float, range_search)
     layers = dict(find_layers(model))
     chosen = match_targets(list(layers), method.default_targets if targets is None else targets)
