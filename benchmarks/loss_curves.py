@@ -95,7 +95,7 @@ def main() -> None:
     for precision in arguments.precisions.split(","):
         for method in arguments.methods.split(","):
             options = {"method": method, "base": arguments.base, "mixed_precision": precision}
-            floats, integers = run(task, **options), run(task, **options, integer_gemms=GEMMS)
+            floats, integers = (run(task, **options, integer_gemms=gemms) for gemms in ((), GEMMS))
             title = f"{method}, {PRECISIONS[precision]}"
             curves[title] = (integers[0], floats[0])
             plot(curves)
