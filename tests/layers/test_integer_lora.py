@@ -273,3 +273,13 @@ def test_a_reduction_that_int32_may_not_hold_is_refused():
 def test_other_formats_are_refused(format):
     with pytest.raises(UserError, match=f"int8_lora cannot train over {format}: .* Use base int8"):
         layer_of(lambda: nn.Linear(64, 8), IntegerArithmetic(), format=format)
+
+
+def test_calls_are_laid_out_anew_for_other_arithmetic():
+    how, other = IntegerArithmetic(), IntegerArithmetic(granularity="tensor", activation_bits=6)
+    x = torch.randn(2, 9, 24)
+    layer, fresh = (layer_of(lambda: nn.Linear(24, 40), chosen) for chosen in (how, other))
+    run(layer, x)
+    layer.how = other
+    for found, expected in zip(run(layer, x), run(fresh, x), strict=True):
+        assert torch.equal(found, expected)

@@ -84,7 +84,8 @@ def _made_from(layer: IntegerLoraLayer) -> tuple[object, ...]:
     base = quantized(layer)
     bias = base.bias
     version = None if bias is None else bias._version
-    return base.integer_weight(), bias, version, base.input_scale, layer.weight_scale, layer.alpha, layer.rank
+    of_base = base.integer_weight(), bias, version, base.input_scale
+    return *of_base, layer.weight_scale, layer.alpha, layer.rank, layer.how
 
 
 def quantized(layer: IntegerLoraLayer) -> QuantizedLayer:
