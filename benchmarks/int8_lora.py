@@ -58,7 +58,7 @@ def _sweep() -> dict[str, dict]:
     stochastic, by_tensor = {"rounding": "stochastic"}, {"granularity": "tensor"}
     four = [nearest | by_token, nearest | by_tensor, stochastic | by_token, stochastic | by_tensor]
     found = {_title("all 8 bits", how): how for how in four}
-    for bits in (4, 5, 6):
+    for bits in (4, 5, 6, 7):
         own = {"weights": {"base": f"int{bits}"}, "activations": {"activation_bits": bits}}
         own |= {"gradients": {"gradient_bits": bits}}
         own = {"all": {k: v for options in own.values() for k, v in options.items()}, **own}
