@@ -70,15 +70,25 @@ def test_strip_and_weight_change(bench, tmp_path, tiny_model, monkeypatch, capsy
 def test_unconditional(tmp_path, monkeypatch):
     from PIL import Image
 
-    def drawn(style, cache, side, limit):
-        return [Image.new("RGB", (side, side), (i % 256, len(style) * 20, 40)) for i in range(limit)]
+    def drawn(style, cache, limit):
+        return [Image.new("RGB", (64, 64), (i % 256, len(style) * 20, 40)) for i in range(limit)]
 
     monkeypatch.setattr(unconditional, "drawings", drawn)
-    flags = "--side 16 --drawings 40 --base_steps 3 --steps 2 --images 8 --num_inference_steps 2"
+    flags = (
+        "--drawings 40 --base_steps 3 --steps 2 --images 8 --num_inference_steps 2 --seeds 1 --methods peqa,tuneqdm-n2"
+    )
     monkeypatch.setattr(sys, "argv", ["unconditional", *flags.split(), "--out", str(tmp_path)])
     unconditional.main()
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row["method"] for row in rows] == ["base", *unconditional.METHODS]
+    text = (tmp_path / "rows.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["method"] for row in rows] == [
+        "base",
+        *["peqa"] * 4,
+        *["tuneqdm-n2"] * 4,
+    ]  # three rates, then the table
     assert all(row["fd"] > row["fd_floor"] >= 0 for row in rows)  # three steps of training: noise
-    assert len({row["fd"] for row in rows}) == len(rows)
-    assert rows[1]["trained"] < rows[4]["trained"]
+    tried = [row for row in rows if row["method"] == "peqa" and row["style"] == "twemoji"]
+    assert rows[4]["rate"] == min(tried, key=lambda row: row["fd"])["rate"]
+    assert rows[1]["trained"] < rows[5]["trained"]
+    unconditional.main()
+    assert (tmp_path / "rows.jsonl").read_text() == text  # rows that are there are not computed again
