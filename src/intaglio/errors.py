@@ -41,7 +41,7 @@ class NoMatch(UserError):
         hint = "".join(did_you_mean(p, {n.rsplit(".", 1)[-1] for n in names}) for p in patterns)
         super().__init__(
             f"{missing} matches no Linear or Conv2d of this model{hint}. A target is the end of a layer's name, "
-            f"as in PEFT, for example 'to_q'. The model's layers: {shown}"
+            f"as in PEFT, for example 'to_q'; 'all' stands alone. The model's layers: {shown}"
         )
 
 

@@ -268,6 +268,13 @@ def test_targets():
         intaglio.attach(model, intaglio.Peqa())
 
 
+def test_all_targets_every_layer():
+    adapter = intaglio.attach(make_unet(), intaglio.Lora(rank=1), targets=["all"])
+    assert adapter.layers == [n for n, _ in find_layers(make_unet())]
+    with pytest.raises(NoMatch, match="'all' stands alone"):
+        intaglio.attach(make_unet(), intaglio.Lora(rank=1), targets=["all", "to_q"])
+
+
 def test_float_kept_layers_carry_scales_too():
     model = make_unet()
     adapter = intaglio.attach(model, intaglio.TuneQDM(num_intervals=2))

@@ -115,13 +115,14 @@ def test_xl_trains(recipe, sdxl_folder):
     assert summary.loss_last < summary.loss_first
 
 
-def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder):
+@pytest.mark.parametrize("targets", [None, ("all",)])
+def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder, targets):
     from diffusers import StableDiffusionPipeline
 
     import intaglio
     from intaglio.pipelines.load import load_pipeline
 
-    made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4)
+    made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4, targets=targets)
     train(made)
     ours = load_pipeline(sd_folder)
     intaglio.load_adapter(ours.unet, made.output_dir)

@@ -29,7 +29,7 @@ No weights are loaded: a step depends on shapes alone. To record a step of a rea
 @click.option("--rank", type=int, help="rank of the low-rank pairs")
 @click.option("--lora_alpha", type=float, help="scaling = alpha / rank")
 @click.option("--num_intervals", type=int, help="timestep intervals (tuneqdm)")
-@click.option("--targets", multiple=True, help="ends of names of the layers to train")
+@click.option("--targets", multiple=True, help="ends of names of the layers to train; all: every one")
 @click.option("--keep_float", multiple=True, help="starts of names of layers that are not quantized")
 @click.option("--resolution", type=click.IntRange(8), help="side of the images in pixels [the model's]")
 @click.option("--batch", "batch_size", type=click.IntRange(1), default=1, show_default=True)

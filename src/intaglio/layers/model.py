@@ -59,13 +59,17 @@ def is_kept(name: str, keep_float: Sequence[str]) -> bool:
     return any(name == kept or name.startswith(kept + ".") for kept in keep_float)
 
 
+EVERY_LAYER = "all"
+"""The target that stands for every Linear and Conv2d."""
+
+
 def match_targets(names: Sequence[str], targets: Sequence[str] | None) -> list[str]:
-    """The names that end in a target, as in PEFT; all of them when `targets` is None.
+    """The names that end in a target, as in PEFT; all of them when `targets` is None or just "all".
 
     Raises:
         NoMatch: a target names no layer.
     """
-    if targets is None:
+    if targets is None or list(targets) == [EVERY_LAYER]:
         return list(names)
 
     def ends(name: str, target: str) -> bool:

@@ -45,8 +45,8 @@ def attach(
     Args:
         model: a diffusers denoiser (U-Net or transformer), float or from a quantized folder; changed in place.
         method: what to train, for example `TuneQDM(base="int4", num_intervals=4)`.
-        targets: ends of names of the layers to train, as in PEFT; None takes the method's default. Targets never limit
-            what is quantized.
+        targets: ends of names of the layers to train, as in PEFT, or "all" alone for every Linear and Conv2d; None
+            takes the method's default. Targets never limit what is quantized.
         keep_float: starts of names of layers that are not quantized. Read only where this call quantizes.
         range_search: how the range of each channel or group is found. Read only where this call quantizes.
 
