@@ -84,7 +84,9 @@ class Recipe(StrictModel):
         description="products of quantized layers that run in integers: output, grad_input, or none [both on a CPU "
         "where the kernels are compiled]",
     )
-    targets: tuple[str, ...] | None = Field(None, description="ends of names of the layers to train, as in PEFT; all: every one")
+    targets: tuple[str, ...] | None = Field(
+        None, description="ends of names of the layers to train, as in PEFT; all: every one"
+    )
     keep_float: tuple[str, ...] | None = Field(None, description="starts of names of layers that are not quantized")
     range_search: Literal["absmax", "percentile", "mse"] = Field("mse", description="how a float base is quantized")
 
