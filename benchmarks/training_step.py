@@ -44,6 +44,9 @@ GROUPS = {
     "ours": Group("Ours", (*LARGER, "int8_lora-int4", "int8_lora-attention"), steps=5),
     "floats": Group("LoRA in float, and qlora", (REFERENCE, "peft", "peft-bf16-ckpt", "qlora-int")),
     "formats": Group("Ours, other formats", (REFERENCE, "qlora-int8", "qlora-nf4", "peqa-int", "int8_lora")),
+    "every-layer": Group(
+        "A pair of rank 2 beside every layer", (REFERENCE, "peft-bf16-all", "qlora-all", "int8_lora-all")
+    ),
     "peers": Group("Quantized by others", (REFERENCE, "bitsandbytes", "quanto", "torchao"), steps=2),
     "official": Group("TuneQDM, its authors' way and ours", (REFERENCE, "official-tuneqdm", "tuneqdm-int"), steps=2),
     "512px": Group("512 px", LARGER, Work(resolution=512), steps=2),

@@ -44,17 +44,24 @@ class Contestant:
             return self.package
 
 
-def _attach(unet: nn.Module, method: str, **options: Any) -> list[nn.Parameter]:
+def _attach(unet: nn.Module, method: str, targets: tuple[str, ...] | None, **options: Any) -> list[nn.Parameter]:
     import intaglio
     from intaglio.methods.registry import build_method
 
-    return intaglio.attach(unet, build_method(method, options), range_search="absmax").parameters()
+    built = build_method(method, options)
+    return intaglio.attach(unet, built, targets=targets, range_search="absmax").parameters()
 
 
 def ours(
-    title: str, method: str, base: str, dtype: str = "bfloat16", checkpointing: bool = False, **options: Any
+    title: str,
+    method: str,
+    base: str,
+    dtype: str = "bfloat16",
+    checkpointing: bool = False,
+    targets: tuple[str, ...] | None = None,
+    **options: Any,
 ) -> Contestant:
-    prepare = partial(_attach, method=method, base=base, **options)
+    prepare = partial(_attach, method=method, base=base, targets=targets, **options)
     return Contestant(title, prepare, dtype, checkpointing, ours=True)
 
 
@@ -65,6 +72,9 @@ CONTESTANTS = {
     "peft-bf16": Contestant("diffusers + PEFT LoRA, bfloat16", peers.lora, "bfloat16"),
     "peft-bf16-ckpt": Contestant(
         "diffusers + PEFT LoRA, bfloat16, gradient checkpointing", peers.lora, "bfloat16", True
+    ),
+    "peft-bf16-all": Contestant(
+        "diffusers + PEFT LoRA, rank 2 on every layer, bfloat16", peers.lora_everywhere, "bfloat16"
     ),
     "bitsandbytes": Contestant(
         "bitsandbytes NF4 (Linear only) + LoRA, bfloat16", peers.bitsandbytes, "bfloat16", package="bitsandbytes"
@@ -85,6 +95,17 @@ CONTESTANTS = {
     "peqa-int": ours("peqa int4, integer products, bfloat16", "peqa", "int4", **BOTH),
     "int8_lora": ours("int8_lora, bfloat16", "int8_lora", "int8"),
     "int8_lora-int4": ours("int8_lora over int4, bfloat16", "int8_lora", "int4"),
+    "int8_lora-all": ours(
+        "int8_lora over int4, rank 2 on every layer, bfloat16", "int8_lora", "int4", targets=("all",), rank=2
+    ),
+    "qlora-all": ours(
+        "qlora int4, rank 2 on every layer, integer products, bfloat16",
+        "qlora",
+        "int4",
+        targets=("all",),
+        rank=2,
+        **BOTH,
+    ),
     "int8_lora-attention": ours(
         "int8_lora over int4, INT8 attention, bfloat16", "int8_lora", "int4", integer_attention=True
     ),

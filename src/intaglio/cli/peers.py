@@ -28,6 +28,17 @@ def lora(unet: nn.Module) -> list[nn.Parameter]:
     return [p for p in unet.parameters() if p.requires_grad]
 
 
+def lora_everywhere(unet: nn.Module) -> list[nn.Parameter]:
+    """Rank 2 on every Linear and Conv2d, by PEFT."""
+    from peft import LoraConfig
+    from torch import nn
+
+    unet.requires_grad_(False)
+    names = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names))  # type: ignore[operator]
+    return [p for p in unet.parameters() if p.requires_grad]
+
+
 def bitsandbytes(unet: nn.Module) -> list[nn.Parameter]:
     """Every Linear in NF4; it has no 4-bit convolution."""
     import torch
