@@ -256,6 +256,22 @@ def test_an_adapter_of_other_shapes_is_refused_with_all_problems(tmp_path):
     assert "expected (" in text
 
 
+def test_a_folder_holds_one_adapter(tmp_path):
+    """Else another method trained into the same folder would leave the old file for the loader to find."""
+    intaglio.attach(make_unet(), intaglio.Peqa(base="int8")).save(tmp_path)
+    old = (tmp_path / "adapter.safetensors").read_bytes()
+    lora = intaglio.attach(make_unet(), intaglio.QLora(rank=2, base="int8"))
+    lora.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    assert intaglio.load_adapter(make_unet(), tmp_path).method == lora.method
+    (tmp_path / "adapter.safetensors").write_bytes(old)
+    with pytest.raises(UserError, match="two adapters"):
+        intaglio.load_adapter(make_unet(), tmp_path)
+    intaglio.load_adapter(make_unet(), tmp_path / "pytorch_lora_weights.safetensors")
+    intaglio.attach(make_unet(), intaglio.Peqa(base="int8")).save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter.safetensors"]
+
+
 def test_targets():
     model = make_unet()
     with pytest.raises(NoMatch, match=r"'to_qq' matches no Linear or Conv2d of this model \(did you mean 'to_q'\?\)"):

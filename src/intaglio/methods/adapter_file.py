@@ -43,15 +43,21 @@ class Header:
 
 
 def find_file(folder: Path) -> Path:
-    """The adapter file of a folder, or the file itself when a file is given."""
+    """The adapter file of a folder, or the file itself when a file is given.
+
+    Raises:
+        UserError: no adapter there, or one in each layout.
+    """
     if folder.is_file():
         return folder
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the output folder of a training run")
-    for name in (ADAPTER_FILE, LORA_FILE):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder}: no adapter in it; expected {ADAPTER_FILE} or {LORA_FILE}")
+    found = [folder / name for name in (ADAPTER_FILE, LORA_FILE) if (folder / name).is_file()]
+    if not found:
+        raise UserError(f"{folder}: no adapter in it; expected {ADAPTER_FILE} or {LORA_FILE}")
+    if len(found) > 1:
+        raise UserError(f"{folder}: two adapters, {ADAPTER_FILE} and {LORA_FILE}; delete one, or name the file itself")
+    return found[0]
 
 
 def read_header(folder: Path) -> Header | None:
@@ -89,7 +95,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def write_file(folder: Path, header: Header, tensors: dict[str, Tensor], lora: tuple[int, float] | None) -> Path:
-    """Write the adapter whole or not at all. `lora` is (rank, alpha) for the ecosystem's layout."""
+    """Write the adapter whole or not at all, then delete one of the other layout: a folder holds one adapter.
+
+    Args:
+        lora: (rank, alpha) for the ecosystem's layout.
+    """
     metadata = {"format": "pt", "intaglio": json.dumps(asdict(header))}
     # A clone of INT8 codes is their float values.
     tensors = {k: v.detach().clone().cpu().contiguous() for k, v in tensors.items()}
@@ -100,6 +110,7 @@ def write_file(folder: Path, header: Header, tensors: dict[str, Tensor], lora: t
         tensors = {_to_lora_key(header.component, k): v for k, v in tensors.items()}
         metadata["lora_adapter_metadata"] = json.dumps(_peft_metadata(header, *lora))
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+    (folder / (ADAPTER_FILE if path.name == LORA_FILE else LORA_FILE)).unlink(missing_ok=True)
     return path
 
 
