@@ -86,11 +86,11 @@ inline __m512i rounded(const Block& x, const Block& factor, Vec inverse, __m512i
     return S ? _mm512_max_epi8(codes, _mm512_set1_epi8(-127)) : codes;
 }
 
-// R rows to dense rows of codes, `index` the first element's number. A row whose inverse is 0 becomes zeros. Asks for the
-// next R rows.
+// R rows to dense rows of codes, `index` the first element's number. A row whose inverse is 0 becomes zeros. Asks for what
+// lies `ahead` elements further on, if not 0.
 template <int R, typename T, bool F, bool S>
 inline void round_rows(const T* x, int64_t stride, const float* factor, const float* inverse, uint32_t seed, uint32_t index,
-    int64_t columns, int8_t* to) {
+    int64_t columns, int8_t* to, int64_t ahead) {
     const __m512i seeds = _mm512_set1_epi32(static_cast<int>(seed));
     for (int64_t c = 0; c < columns; c += BLOCK) {
         const int64_t left = columns - c;
@@ -99,7 +99,7 @@ inline void round_rows(const T* x, int64_t stride, const float* factor, const fl
         for (int r = 0; r < R; ++r) {
             const T* from = x + r * stride + c;
             const int64_t at = r * columns + c;
-            for (int line = 0; line < BLOCK; line += 64 / sizeof(T)) __builtin_prefetch(from + R * stride + line, 0, 2);
+            for (int line = 0; ahead && line < BLOCK; line += 64 / sizeof(T)) __builtin_prefetch(from + ahead + line, 0, 2);
             const __m512i codes =
                 rounded<T, F, S>(load_part(from, left), f, constant(inverse[r]), seeds, index + static_cast<uint32_t>(at));
             left >= BLOCK ? _mm512_storeu_si512(to + at, codes) : _mm512_mask_storeu_epi8(to + at, first(left), codes);
@@ -114,7 +114,7 @@ float quantize_row(const T* x, int64_t columns, int8_t* to) {
     float scale;
     largest<1, T, false>(x, columns, nullptr, columns, nullptr, &top);
     const float inverse = inverse_of(top, &scale);
-    round_rows<1, T, false, false>(x, columns, nullptr, &inverse, 0, 0, columns, to);
+    round_rows<1, T, false, false>(x, columns, nullptr, &inverse, 0, 0, columns, to, 0);
     return scale;
 }
 

@@ -29,10 +29,10 @@ struct Quantizer {
 
     // R rows from `x` on, of group `g`, to codes from row `at` of all on.
     template <int R>
-    void round(const T* x, int64_t stride, int64_t g, const float* inverse, int64_t at) const {
+    void round(const T* x, int64_t stride, int64_t g, const float* inverse, int64_t at, int64_t ahead) const {
         const auto seed = static_cast<uint32_t>(q.seed), index = static_cast<uint32_t>(at * q.columns);
         const auto rows = q.stochastic ? round_rows<R, T, F, true> : round_rows<R, T, F, false>;
-        rows(x, stride, factor(g), inverse, seed, index, q.columns, q.codes + at * q.columns);
+        rows(x, stride, factor(g), inverse, seed, index, q.columns, q.codes + at * q.columns, ahead);
     }
 
     // R groups of a row each: read twice while they are in a near cache.
@@ -42,7 +42,7 @@ struct Quantizer {
         uint32_t tops[R];
         largest<R, T, F>(row(g, 0), q.x_group_stride, factor(g), q.columns, q.codes + g * q.columns, tops);
         for (int r = 0; r < R; ++r) inverse[r] = inverse_of(tops[r], q.scale + g + r);
-        round<R>(row(g, 0), q.x_group_stride, g, inverse, g);
+        round<R>(row(g, 0), q.x_group_stride, g, inverse, g, R * q.x_group_stride);
     }
 
     void each_row() const {
@@ -73,8 +73,8 @@ struct Quantizer {
 
     void round_run(int64_t g, int64_t r, int64_t stop, float inverse) const {
         const float same[TOGETHER] = {inverse, inverse, inverse, inverse};
-        for (; r + TOGETHER <= stop; r += TOGETHER) round<TOGETHER>(row(g, r), q.x_stride, g, same, g * q.rows + r);
-        for (; r < stop; ++r) round<1>(row(g, r), q.x_stride, g, same, g * q.rows + r);
+        for (; r + TOGETHER <= stop; r += TOGETHER) round<TOGETHER>(row(g, r), q.x_stride, g, same, g * q.rows + r, 0);
+        for (; r < stop; ++r) round<1>(row(g, r), q.x_stride, g, same, g * q.rows + r, 0);
     }
 
     // Runs of rows are shared out among threads twice; a maximum does not depend on the order.
