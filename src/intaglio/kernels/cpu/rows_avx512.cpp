@@ -10,47 +10,71 @@
 namespace intaglio {
 namespace {
 
-constexpr int64_t TOGETHER = 8;   // short rows: while one waits for its largest element, the next is read
-constexpr int64_t SHORT = 1280;   // columns of all of them
+constexpr int TOGETHER = 4;       // rows
 constexpr int64_t CHUNK = 32768;  // elements that one thread takes at a time where a group has many rows
 
 template <typename T, bool F>
 struct Quantizer {
     const Rows& q;
-    int64_t padded, all;
-    Array<float> ordered;  // the factors, a padded row for each sample, then the magnitudes of these
+    int64_t samples, padded;
+    Array<float> ordered;  // the factors, a padded row for each sample
 
     explicit Quantizer(const Rows& rows)
-        : q(rows), padded((rows.columns + BLOCK - 1) / BLOCK * BLOCK), all(rows.samples * padded), ordered(F ? 2 * all : 0) {
-        for (int64_t s = 0; F && s < q.samples; ++s) in_block_order<T>(q.factor + s * q.columns, q.columns, ordered.data + s * padded);
-        for (int64_t i = 0; F && i < all; i += LANES) _mm512_storeu_ps(ordered.data + all + i, absolute(load(ordered.data + i)));
+        : q(rows), samples(F ? q.samples : 1), padded((q.columns + BLOCK - 1) / BLOCK * BLOCK), ordered(F ? samples * padded : 0) {
+        for (int64_t s = 0; F && s < samples; ++s) in_block_order<T>(q.factor + s * q.columns, q.columns, ordered.data + s * padded);
     }
 
     const T* row(int64_t g, int64_t r) const { return static_cast<const T*>(q.x) + g * q.x_group_stride + r * q.x_stride; }
-    const float* factor(int64_t g) const { return ordered.data + (F ? g * q.samples / q.groups * padded : 0); }
+    const float* factor(int64_t g) const { return ordered.data + (F ? g * samples / q.groups * padded : 0); }
 
-    void round(int64_t g, int64_t r, float inverse) const {
-        const int64_t at = (g * q.rows + r) * q.columns;
-        const auto seed = static_cast<uint32_t>(q.seed), index = static_cast<uint32_t>(at);
-        if (inverse == 0.0f)
-            std::memset(q.codes + at, 0, q.columns);
-        else if (q.stochastic)
-            round_row<T, F, true>(row(g, r), factor(g), inverse, seed, index, q.columns, q.codes + at);
-        else
-            round_row<T, F, false>(row(g, r), factor(g), inverse, seed, index, q.columns, q.codes + at);
+    // R rows from `x` on, of group `g`, to codes from row `at` of all on.
+    template <int R>
+    void round(const T* x, int64_t stride, int64_t g, const float* inverse, int64_t at, int64_t ahead) const {
+        const auto seed = static_cast<uint32_t>(q.seed), index = static_cast<uint32_t>(at * q.columns);
+        const auto rows = q.stochastic ? round_rows<R, T, F, true> : round_rows<R, T, F, false>;
+        rows(x, stride, factor(g), inverse, seed, index, q.columns, q.codes + at * q.columns, ahead);
     }
 
-    // Every row a group: a few at a time, read twice while they are in the L1 cache.
+    // R groups of a row each: read twice while they are in a near cache.
+    template <int R>
+    void groups(int64_t g) const {
+        float inverse[R];
+        uint32_t tops[R];
+        largest<R, T, F>(row(g, 0), q.x_group_stride, factor(g), q.columns, q.codes + g * q.columns, tops);
+        for (int r = 0; r < R; ++r) inverse[r] = inverse_of(tops[r], q.scale + g + r);
+        round<R>(row(g, 0), q.x_group_stride, g, inverse, g, R * q.x_group_stride);
+    }
+
     void each_row() const {
-        const int64_t together = std::clamp<int64_t>(SHORT / std::max<int64_t>(1, q.columns), 1, TOGETHER);
+        const int64_t rows = q.groups / samples, bundles = (rows + TOGETHER - 1) / TOGETHER;  // of a sample
 #pragma omp parallel for num_threads(q.threads) schedule(static) if (q.threads > 1)
-        for (int64_t start = 0; start < q.groups; start += together) {
-            const int64_t count = std::min(together, q.groups - start);
-            float inverse[TOGETHER];
-            for (int64_t i = 0; i < count; ++i)
-                inverse[i] = inverse_of(largest<T, F>(row(start + i, 0), factor(start + i) + all, q.columns), q.scale + start + i);
-            for (int64_t i = 0; i < count; ++i) round(start + i, 0, inverse[i]);
+        for (int64_t task = 0; task < samples * bundles; ++task) {
+            const int64_t start = task / bundles * rows, stop = start + rows;
+            int64_t g = start + task % bundles * TOGETHER;
+            if (g + TOGETHER <= stop)
+                groups<TOGETHER>(g);
+            else
+                for (; g < stop; ++g) groups<1>(g);
         }
+    }
+
+    uint32_t largest_of(int64_t g, int64_t r, int64_t stop) const {
+        uint32_t tops[TOGETHER] = {}, top = 0;
+        for (; r + TOGETHER <= stop; r += TOGETHER) {
+            largest<TOGETHER, T, F>(row(g, r), q.x_stride, factor(g), q.columns, nullptr, tops);
+            for (const uint32_t one : tops) top = std::max(top, one);
+        }
+        for (; r < stop; ++r) {
+            largest<1, T, F>(row(g, r), q.x_stride, factor(g), q.columns, nullptr, tops);
+            top = std::max(top, tops[0]);
+        }
+        return top;
+    }
+
+    void round_run(int64_t g, int64_t r, int64_t stop, float inverse) const {
+        const float same[TOGETHER] = {inverse, inverse, inverse, inverse};
+        for (; r + TOGETHER <= stop; r += TOGETHER) round<TOGETHER>(row(g, r), q.x_stride, g, same, g * q.rows + r, 0);
+        for (; r < stop; ++r) round<1>(row(g, r), q.x_stride, g, same, g * q.rows + r, 0);
     }
 
     // Runs of rows are shared out among threads twice; a maximum does not depend on the order.
@@ -63,11 +87,8 @@ struct Quantizer {
         {
 #pragma omp for schedule(static)
             for (int64_t task = 0; task < q.groups * runs; ++task) {
-                uint32_t top = 0;
-                const int64_t g = task / runs, start = task % runs * run;
-                for (int64_t r = start; r < std::min(start + run, q.rows); ++r)
-                    top = std::max(top, largest<T, F>(row(g, r), factor(g) + all, q.columns));
-                tops[task] = top;
+                const int64_t start = task % runs * run;
+                tops[task] = largest_of(task / runs, start, std::min(start + run, q.rows));
             }
 #pragma omp single
             for (int64_t g = 0; g < q.groups; ++g) {
@@ -77,7 +98,7 @@ struct Quantizer {
 #pragma omp for schedule(static)
             for (int64_t task = 0; task < q.groups * runs; ++task) {
                 const int64_t g = task / runs, start = task % runs * run;
-                for (int64_t r = start; r < std::min(start + run, q.rows); ++r) round(g, r, inverse[g]);
+                round_run(g, start, std::min(start + run, q.rows), inverse[g]);
             }
         }
     }

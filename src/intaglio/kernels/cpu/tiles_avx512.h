@@ -52,22 +52,9 @@ __attribute__((noinline)) void tile(
 
 inline void tile(
     int rows, const int8_t* a, const uint8_t* b, int64_t quads, int32_t* c, bool add, const uint8_t* ahead) {
-    switch (rows) {
-        case 1: return tile<1>(a, b, quads, c, add, ahead);
-        case 2: return tile<2>(a, b, quads, c, add, ahead);
-        case 3: return tile<3>(a, b, quads, c, add, ahead);
-        case 4: return tile<4>(a, b, quads, c, add, ahead);
-        case 5: return tile<5>(a, b, quads, c, add, ahead);
-        case 6: return tile<6>(a, b, quads, c, add, ahead);
-        case 7: return tile<7>(a, b, quads, c, add, ahead);
-        case 8: return tile<8>(a, b, quads, c, add, ahead);
-        case 9: return tile<9>(a, b, quads, c, add, ahead);
-        case 10: return tile<10>(a, b, quads, c, add, ahead);
-        case 11: return tile<11>(a, b, quads, c, add, ahead);
-        case 12: return tile<12>(a, b, quads, c, add, ahead);
-        case 13: return tile<13>(a, b, quads, c, add, ahead);
-        default: return tile<14>(a, b, quads, c, add, ahead);
-    }
+    static constexpr decltype(&tile<1>) OF_ROWS[TILE_ROWS] = {
+        tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>, tile<13>, tile<14>};
+    OF_ROWS[rows - 1](a, b, quads, c, add, ahead);
 }
 
 }  // namespace

@@ -103,12 +103,40 @@ inline void transpose_quads(__m512i* r) {
     for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
+// 128 codes of row `o` from the even column `k` on, two a byte, their signs turned round.
+inline __m512i packed(const Decoder& decoder, int64_t o, int64_t k) {
+    return _mm512_xor_si512(_mm512_loadu_si512(decoder.address(o, k)), _mm512_set1_epi8(static_cast<char>(0x88)));
+}
+
+// Such a code in the lower half of each byte -> code + 128.
+inline __m512i unsigned_codes(__m512i v) {
+    return _mm512_add_epi8(_mm512_and_si512(v, _mm512_set1_epi8(15)), _mm512_set1_epi8(0x78));
+}
+
 // Where panels lie: `panel(p)` has 128 bytes for each quad of the reduction from `first_quad` on.
 struct Panels {
     uint8_t* data;
     int64_t bytes;  // from one panel to the next
     uint8_t* panel(int64_t p) const { return data + p * bytes; }
 };
+
+// 128 steps of 16 columns, rows `o` and on of the weight, to a half of a panel. Nibbles are transposed before they are
+// spread: half of the shuffles.
+inline void unpack_output_nibbles(const Decoder& decoder, int64_t o, int64_t k, uint8_t* to) {
+    const __m512i low = _mm512_set1_epi64(0x2c2824200c080400), high = _mm512_set1_epi64(0x3c3834301c181410);  // bits
+    __m512i r[16];
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < 16; ++j) {
+        decoder.prefetch(o + j + PANEL, k);
+        r[j] = packed(decoder, o + j, k);
+    }
+    transpose_quads(r);
+#pragma GCC unroll 16
+    for (int64_t q = 0; q < 16; ++q) {
+        _mm512_store_si512(to + q * 256, unsigned_codes(_mm512_multishift_epi64_epi8(low, r[q])));
+        _mm512_store_si512(to + q * 256 + 128, unsigned_codes(_mm512_multishift_epi64_epi8(high, r[q])));
+    }
+}
 
 // Steps [k, k + count) of the panel of columns [n, n + columns), for `output`: a column is a row of the weight.
 // `k` is a multiple of 64.
@@ -117,7 +145,10 @@ __attribute__((noinline)) void unpack_output(
     const Decoder& decoder, int64_t n, int64_t columns, int64_t k, int64_t count, uint8_t* panel) {
     for (int64_t half = 0; half < 2; ++half) {
         const int64_t first = n + half * 16, there = columns - half * 16;
-        for (int64_t i = 0; i < count; i += 64) {
+        int64_t i = 0;
+        for (; KIND == Kind::NIBBLES && there >= 16 && i + 128 <= count; i += 128)
+            unpack_output_nibbles(decoder, first, k + i, panel + i / 4 * 128 + half * 64);
+        for (; i < count; i += 64) {
             const int64_t here = count - i < 64 ? count - i : 64;
             __m512i r[16];
             if (there >= 16 && decoder.is_whole<KIND>(k + i, here)) {
@@ -144,7 +175,31 @@ __attribute__((noinline)) void unpack_output(
 
 constexpr int64_t AHEAD = 16;  // rows: what is unpacked while a line comes from memory
 
-// The same for `grad_input`, any number of panels: step r is tap r / out, output channel r % out; a column is an input
+// A quad of 128 columns, rows row[0..3] of the weight from columns column[0..3] on, to four panels.
+inline void unpack_grad_input_nibbles(const Decoder& decoder, const int64_t* row, const int64_t* column, int64_t bytes, uint8_t* to) {
+    alignas(64) static const int16_t EVERY_FOURTH[32] = {0, 4, 8,  12, 16, 20, 24, 28, 1, 5, 9,  13, 17, 21, 25, 29,
+                                                         2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31};
+    const __m512i order = _mm512_load_si512(EVERY_FOURTH);
+    __m512i r[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        decoder.prefetch(row[j] + AHEAD, column[j]);
+        r[j] = _mm512_permutexvar_epi16(order, packed(decoder, row[j], column[j]));
+    }
+    const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
+    const __m512i d = _mm512_unpacklo_epi8(r[2], r[3]), e = _mm512_unpackhi_epi8(r[2], r[3]);
+    // lane l of the i-th, byte by byte: columns 32 i + 4 l .. + 3, then 32 i + 16 + 4 l .. + 3
+    const __m512i f[4] = {_mm512_unpacklo_epi16(a, d), _mm512_unpackhi_epi16(a, d),
+                          _mm512_unpacklo_epi16(b, e), _mm512_unpackhi_epi16(b, e)};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i, to += bytes) {
+        const __m512i even = unsigned_codes(f[i]), odd = unsigned_codes(_mm512_srli_epi16(f[i], 4));
+        _mm512_store_si512(to, _mm512_unpacklo_epi32(even, odd));
+        _mm512_store_si512(to + 64, _mm512_unpackhi_epi32(even, odd));
+    }
+}
+
+// Steps [k, k + count) of any number of panels, for `grad_input`: step r is tap r / out, output channel r % out; a column is an input
 // channel.
 template <Kind KIND>
 __attribute__((noinline)) void unpack_grad_input(
@@ -163,7 +218,13 @@ __attribute__((noinline)) void unpack_grad_input(
                 ++tap;
             }
         }
-        for (int64_t c = 0; c < columns; c += 64) {
+        int64_t c = 0;
+        const bool nibbles = KIND == Kind::NIBBLES && !((column[0] | column[1] | column[2] | column[3]) & 1);
+        for (; nibbles && c + 128 <= columns; c += 128) {
+            const int64_t from[4] = {column[0] + c, column[1] + c, column[2] + c, column[3] + c};
+            unpack_grad_input_nibbles(decoder, row, from, to.bytes, to.panel(c / PANEL) + q * 128);
+        }
+        for (; c < columns; c += 64) {
             const int64_t here = columns - c < 64 ? columns - c : 64;
             __m512i r[4];
 #pragma GCC unroll 4

@@ -163,20 +163,21 @@ inline void store_part(float* p, const Block& x, int64_t left) {
             _mm512_mask_storeu_ps(p + 16 * i, static_cast<__mmask16>(mask >> (16 * i)), x.v[i]);
 }
 
-// The 32-bit lanes of a block, each within -128..127, as 64 codes in the order of columns.
-inline __m512i codes_of(const bf16*, const __m512i v[4]) {
-    alignas(64) static const int16_t LOW_WORDS[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
-                                                      32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
-    const __m512i byte = _mm512_set1_epi32(0xff);
-    // a | (b & c)
-    const __m512i a = _mm512_ternarylogic_epi32(_mm512_slli_epi32(v[1], 8), v[0], byte, 0xF8);
-    const __m512i b = _mm512_ternarylogic_epi32(_mm512_slli_epi32(v[3], 8), v[2], byte, 0xF8);
-    return _mm512_permutex2var_epi16(a, _mm512_load_si512(LOW_WORDS), b);
+// The lowest bytes of the lanes of a block, in the order of columns.
+inline __m512i low_bytes(const __m512i v[4], const uint8_t* order_of_two) {
+    const __m512i order = _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(order_of_two)));
+    const __m512i a = _mm512_permutex2var_epi8(v[0], order, v[1]), b = _mm512_permutex2var_epi8(v[2], order, v[3]);
+    return _mm512_inserti64x4(a, _mm512_castsi512_si256(b), 1);
 }
-inline __m512i codes_of(const float*, const __m512i v[4]) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
-    return _mm512_permutexvar_epi32(order, bytes);
+inline __m512i low_bytes(const bf16*, const __m512i v[4]) {
+    alignas(32) static const uint8_t IN_TURN[32] = {0,  64, 4,  68, 8,  72,  12, 76,  16, 80,  20, 84,  24, 88,  28, 92,
+                                                    32, 96, 36, 100, 40, 104, 44, 108, 48, 112, 52, 116, 56, 120, 60, 124};
+    return low_bytes(v, IN_TURN);
+}
+inline __m512i low_bytes(const float*, const __m512i v[4]) {
+    alignas(32) static const uint8_t ONE_AFTER_THE_OTHER[32] = {0,  4,  8,  12, 16, 20, 24, 28,  32,  36,  40,  44,  48,  52,  56,  60,
+                                                                64, 68, 72, 76, 80, 84, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124};
+    return low_bytes(v, ONE_AFTER_THE_OTHER);
 }
 
 // The column, from the start of its block, of each lane of the i-th vector.
