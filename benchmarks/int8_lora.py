@@ -80,7 +80,7 @@ STABILITY = {title: LOSSES[title] for title in ("8 bits, float scales", "power-o
 def errors(task: Task, write: Callable[[list[str]], None]) -> None:
     """Each setting on the same inputs, gradients and pairs."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = recipe(task, Path(folder), method="int8_lora")
+        chosen = recipe(task, Path(folder), method="int8_lora", base="int8")
         layers, captured = capture(chosen, warmup=task.steps, batches=1)
     lines = [
         f"Medians over {len(layers)} layers after {task.steps} steps of {task.batch_size} pictures. A product's "

@@ -22,23 +22,23 @@ Writes before.png, after.png, summary.json, the quantized base and the adapter."
 IMAGES_PER_PROMPT = 4
 GUIDANCE_SCALE = 2.0  # a small base wants little: at 5, what five photos taught goes to extremes
 BASE_FORMAT = "int4"
+PAIR_RATE, SCALE_RATE = 3e-3, 2e-2
 ENCODERS = ("squeezenet1.1", "efficientnet-lite0")
 """Judges of likeness. The first one's scores are the demo's; the second sees blur more than shape, so look at both."""
 
 
 @click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
-@click.option("--method", default="tuneqdm", show_default=True, help="tuneqdm, peqa or qlora")
+@click.option("--method", help="int8_lora, tuneqdm, peqa or qlora  [what train takes where none is named]")
 @click.option("--max_train_steps", type=click.IntRange(1), default=150, show_default=True)
 @click.option(
     "--learning_rate",
     type=float,
-    default=2e-2,
-    show_default=True,
-    help="the embedded base is small: it wants a larger one than the methods' defaults, which are for Stable Diffusion",
+    help="[2e-2 for scales, 3e-3 for pairs: the embedded base is small and wants more than the methods' defaults, "
+    "which are for Stable Diffusion]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True)
-def command(method: str, max_train_steps: int, learning_rate: float, seed: int, out: Path) -> None:
+def command(method: str | None, max_train_steps: int, learning_rate: float | None, seed: int, out: Path) -> None:
     """Learn a sample subject, a cat, on the embedded base in 4 bits: quantize, draw, train, draw again, measure."""
     from intaglio.config import build
     from intaglio.methods.registry import METHODS
@@ -47,7 +47,8 @@ def command(method: str, max_train_steps: int, learning_rate: float, seed: int, 
 
     console = make_console()
     embedded_base()
-    _check_method(method, METHODS)
+    if method is not None:
+        _check_method(method, METHODS)
 
     from intaglio.evaluation.encoders import load_encoder
     from intaglio.evaluation.subject import sample_cat
@@ -70,12 +71,13 @@ def command(method: str, max_train_steps: int, learning_rate: float, seed: int, 
         Recipe,
         {
             "pretrained_model_name_or_path": str(out / "base"),
-            "method": method,
+            **({} if method is None else {"method": method}),
             "instance_data_dir": task.train_folder,
             "instance_prompt": task.instance_prompt,
             "output_dir": out / "adapter",
             "max_train_steps": max_train_steps,
-            "learning_rate": learning_rate,
+            "learning_rate": learning_rate or (PAIR_RATE if method in (None, "int8_lora", "qlora") else SCALE_RATE),
+            "lr_scheduler": "cosine",
             "seed": seed,
         },
         "demo",
@@ -86,7 +88,7 @@ def command(method: str, max_train_steps: int, learning_rate: float, seed: int, 
 
     pipeline = load_pipeline(out / "base")
     load_adapter(pipeline.unet, out / "adapter")
-    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {method}")
+    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {recipe.method}")
 
     likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}
     scores = likeness[ENCODERS[0]]

@@ -95,7 +95,7 @@ def check_format(format: Format) -> None:
     if format.group_size is not None or not format.symmetric or format.levels is not None:
         raise UserError(
             f"int8_lora cannot train over {format.name}: its products need one scale per output channel and no zero "
-            "point. Use base int8, int7, int6, int5 or int4, or method qlora"
+            "point. Use base int8, int7, int6, int5 or int4, or method qlora, which takes every format"
         )
 
 

@@ -28,7 +28,7 @@ class QuantizedLora(Method):
         rank: columns of the pair, at least 1.
         alpha: the update is scaled by alpha / rank; None means alpha = rank.
         base: format of the frozen weights, one of int4 .. int8 with a scale per output channel; None takes the
-            model's own, or int8 where the model is float.
+            model's own, or int4 where the model is float.
         activation_bits: of what enters a product in the forward pass, 2 .. 8.
         gradient_bits: of what enters a product in the backward pass, 2 .. 8.
         rounding: "nearest" or "stochastic", of what is summed over tokens in the adapter's gradients.
@@ -62,7 +62,6 @@ class QuantizedLora(Method):
     summary = "a low-rank pair beside each quantized weight, every product of it in integers"
     needs_base = True
     default_targets = ATTENTION_TARGETS
-    default_base = "int8"
     learning_rate = 1e-3
 
     def __post_init__(self) -> None:

@@ -148,6 +148,10 @@ def _base_problems(method: Method, model: ModelInfo) -> list[str]:
     wanted = getattr(method, "base", None)
     if wanted is not None and wanted != model.format:
         return [f"base = {wanted!r}, but {model.source} is quantized to {model.format!r}; leave base out"]
+    try:
+        with_fields(method, base=model.format)  # type: ignore[call-arg]
+    except UserError as error:
+        return [str(error)]
     return []
 
 

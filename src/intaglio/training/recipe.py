@@ -6,7 +6,7 @@ The names are those of the training scripts of diffusers.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,10 @@ METHOD_OPTIONS = (
 """Fields that go to the method under their own names; what a method does not know, it refuses."""
 
 
+DEFAULT_METHOD = {"method": "int8_lora", "rank": 2, "targets": ("all",)}
+"""Where none is named: a small pair beside every layer, in integers (docs/decisions/default-method.md)."""
+
+
 class Recipe(StrictModel):
     # Model
     pretrained_model_name_or_path: str = Field(
@@ -43,7 +47,9 @@ class Recipe(StrictModel):
 
     # Method
     method: str = Field(
-        "tuneqdm", description="full, lora, qlora, peqa, tuneqdm, scaled_lora, smooth_scales or int8_lora"
+        "int8_lora",
+        description="full, lora, qlora, peqa, tuneqdm, scaled_lora, smooth_scales or int8_lora; where none is named, "
+        "int8_lora with rank 2 and targets all",
     )
     base: str | None = Field(None, description="format of the frozen weights, e.g. int4, int8, int4_g64, nf4 [int4]")
     num_intervals: int | None = Field(None, description="timestep intervals with scales of their own (tuneqdm) [4]")
@@ -143,6 +149,13 @@ class Recipe(StrictModel):
     report_to: Literal["tensorboard", "none"] = Field("tensorboard", description="where the loss is logged")
     push_to_hub: bool = Field(False, description="upload the output folder when done")
     hub_model_id: str | None = Field(None, description="repository for push_to_hub [name of output_dir]")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_method(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "method" not in values:
+            return {**DEFAULT_METHOD, **values}
+        return values
 
     @model_validator(mode="after")
     def _together(self) -> Self:
