@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from intaglio.errors import Problems, UserError
+from intaglio.kernels.int8_matmul import int_mm
 from intaglio.methods.adapter_file import find_file, read_header
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
@@ -175,11 +176,39 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
 
 
+def chosen(made):
+    """The products in integers, as the file of the adapter that `made` trains says."""
+    train(made)
+    return read_header(made.output_dir).options["integer_gemms"]
+
+
+def without_kernels(monkeypatch, exact):
+    """As on a machine without compiled kernels; torch's product adds exactly for codes of at most `exact`."""
+    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "torch")
+    monkeypatch.setattr(int_mm, "is_exact", lambda largest_code: largest_code <= exact)
+
+
 def test_integers_by_default_where_the_kernels_are(recipe, monkeypatch):
-    """What was chosen stands in the adapter's file."""
-    chosen = lambda made: read_header((train(made), made.output_dir)[1]).options["integer_gemms"]  # noqa: E731
     monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "avx2")
     assert chosen(recipe(max_train_steps=1)) == ["output", "grad_input"]
     assert chosen(recipe(max_train_steps=1, integer_gemms=("none",))) == []
-    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "torch")
-    assert chosen(recipe(max_train_steps=1)) == []
+
+
+@pytest.mark.parametrize(("base", "largest"), [("int4", 8), ("int4_asym", 128), ("nf4", 128), ("int8", 128)])
+def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeypatch):
+    made = recipe(method="qlora", base=base, max_train_steps=1)
+    without_kernels(monkeypatch, exact=largest)
+    assert chosen(made) == ["output", "grad_input"]
+    without_kernels(monkeypatch, exact=largest - 1)
+    with pytest.warns(UserWarning, match=f"a base in {base} is multiplied in float here"):
+        assert chosen(made) == []
+
+
+def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
+    """Also on another machine."""
+    made = recipe(max_train_steps=2, checkpointing_steps=1)
+    without_kernels(monkeypatch, exact=0)
+    with pytest.warns(UserWarning, match="in float"):
+        train(made)
+    without_kernels(monkeypatch, exact=128)
+    assert chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output_dir / "checkpoint-1")})) == []
