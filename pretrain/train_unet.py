@@ -7,6 +7,7 @@ python -m pretrain.train_unet --minutes 20 --init src/intaglio/assets/base     #
 
 import argparse
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pretrain.tokenizer import train_tokenizer
 from pretrain.train_vae import composite, encode
 
 TRAINED_VAE = Path("out/pretrain/vae/vae")  # where train_vae leaves it
+CHECKPOINT = "checkpoint.pt"
 CAPTION_DROPOUT = 0.1  # classifier-free guidance needs the empty caption
 
 
@@ -122,7 +124,142 @@ def load_parts(arguments: argparse.Namespace, pack: Pack) -> Parts:
     return Parts(tokenizer, new_text_encoder(tokenizer), vae, new_unet())
 
 
-def main() -> None:
+def load_examples(arguments: argparse.Namespace, pack: Pack, parts: Parts, device: torch.device) -> Examples:
+    """Latents are made once and lie in --out; a resumed run takes them from there."""
+    vae = parts.vae.to(device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
+    cached = arguments.out / "latents.pt"
+    if not (arguments.resume and cached.exists()):
+        save_checkpoint(cached, {"latents": cache_latents(pack, vae)})
+    rows = [pack.rows[index] for index in pack.captioned()]
+    return Examples(torch.load(cached)["latents"], rows, list(backgrounds()), parts.tokenizer)
+
+
+@dataclass
+class Training:
+    """All that goes on from one piece of a training to the next, and the base that comes of it."""
+
+    parts: Parts
+    model: nn.ModuleDict
+    average: MovingAverage
+    optimizers: list[torch.optim.Optimizer]
+    budget: Budget
+    device: torch.device
+
+    @classmethod
+    def start(cls, arguments: argparse.Namespace, parts: Parts, device: torch.device) -> "Training":
+        model = nn.ModuleDict({"text_encoder": parts.text_encoder, "unet": parts.unet}).to(device).train()
+        model["unet"].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        average = MovingAverage(model, 0.999)
+        found = optimizers(model, arguments.learning_rate, 0.6 * arguments.learning_rate)
+        total = arguments.total_minutes or arguments.minutes
+        budget = Budget(total, arguments.minutes, samples=arguments.samples_before)
+        return cls(parts, model, average, found, budget, device)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from the checkpoint in `folder`, if there is one."""
+        path = folder / CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device)
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.average.updates = state["updates"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.budget.samples, self.budget.spent_s = state["samples"], state["spent_s"]
+
+    def save(self, folder: Path) -> None:
+        average = self.average.model
+        state = {"model": self.model.state_dict(), "average": average.state_dict(), "updates": self.average.updates}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        save_checkpoint(folder / CHECKPOINT, {**state, **self.budget.state()})
+        text_encoder, unet = average["text_encoder"], average["unet"]
+        save_base(Parts(self.parts.tokenizer, text_encoder, self.parts.vae, unet), folder / "base")  # pyright: ignore
+
+    def step(self, progress: float) -> None:
+        """Take the gradients as they are."""
+        set_learning_rate(self.optimizers, learning_rate_factor(progress))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.model)
+
+
+class LossLog:
+    """Rows of log.csv: the mean loss since the last one, and the average's on held-out pairs with noise that stays."""
+
+    def __init__(
+        self, training: Training, examples: Examples, scheduler: DDIMScheduler, arguments: argparse.Namespace
+    ) -> None:
+        self.training, self.scheduler, self.arguments = training, scheduler, arguments
+        latents, texts = examples.heldout(256)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        timesteps = spread_timesteps(len(latents), generator=torch.Generator().manual_seed(1))
+        self.fixed = {"latents": latents, "tokens": examples.tokens(texts), "timesteps": timesteps, "noise": noise}
+        self.fixed = {name: part.to(training.device) for name, part in self.fixed.items()}
+        self.total, self.steps = torch.zeros((), device=training.device), 0
+
+    def add(self, loss: Tensor) -> None:
+        self.total, self.steps = self.total + loss.detach(), self.steps + 1
+
+    def write(self) -> None:
+        budget = self.training.budget
+        with torch.no_grad():
+            heldout = velocity_loss(self.training.average.model, **self.fixed, scheduler=self.scheduler).mean()
+        row = {
+            "minutes": round(budget.elapsed_s / 60, 2),
+            "samples": budget.samples,
+            "loss": round(float(self.total) / self.steps, 5),
+            "heldout_loss": round(float(heldout), 5),
+        }
+        append_log(self.arguments.out / "log.csv", row)
+        samples = budget.samples - self.arguments.samples_before
+        print(row, f"{samples / budget.elapsed_s:.1f} samples/s", flush=True)
+        self.total, self.steps = torch.zeros_like(self.total), 0
+
+
+def picks(count: int, size: int, rng: random.Random) -> Iterator[list[int]]:
+    """`size` of `count` indices at a time, without end: each once before any comes again."""
+    order: list[int] = []
+    while True:
+        if len(order) < size:
+            order += [int(index) for index in np.random.default_rng(rng.randrange(2**32)).permutation(count)]
+        picked, order = order[:size], order[size:]
+        yield picked
+
+
+def train(training: Training, examples: Examples, workers: Workers, arguments: argparse.Namespace) -> None:
+    """Until the budget is over; the first process writes the log and the checkpoints."""
+    budget, device, out = training.budget, training.device, arguments.out
+    rng = random.Random(f"{budget.samples} {arguments.seed} {workers.rank}")
+    torch.manual_seed(rng.randrange(2**32))
+    scheduler = new_scheduler()
+    log = LossLog(training, examples, scheduler, arguments)
+    order = picks(len(examples.rows), arguments.batch_size, rng)
+    next_log_s, next_save_s = budget.elapsed_s + 30, budget.elapsed_s + 60 * arguments.save_minutes
+    over = budget.over
+    while not over:
+        latents, texts = examples.batch(next(order), rng)
+        latents, tokens = latents.to(device), examples.tokens(texts).to(device)
+        timesteps = spread_timesteps(len(latents), arguments.timestep_power).to(device)
+        noise = torch.randn_like(latents)
+        loss = velocity_loss(training.model, latents, tokens, timesteps, noise, scheduler).mean()
+        loss.backward()
+        progress, over = workers.share(training.model, budget)
+        training.step(progress)
+        budget.samples += len(latents) * workers.count
+        log.add(loss)
+        if workers.rank == 0 and budget.elapsed_s > next_log_s:
+            log.write()
+            next_log_s = budget.elapsed_s + 60
+        if workers.rank == 0 and budget.elapsed_s > next_save_s:
+            training.save(out)
+            next_save_s = budget.elapsed_s + 60 * arguments.save_minutes
+    if workers.rank == 0:
+        training.save(out)
+
+
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="stop this piece after so long")
     parser.add_argument("--total_minutes", type=float, help="length of the whole schedule (default: --minutes)")
@@ -137,88 +274,21 @@ def main() -> None:
     parser.add_argument("--timestep_power", type=float, default=2, help="1: uniform; 2: more of the noisy ones")
     parser.add_argument("--save_minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    arguments = read_arguments()
     workers = Workers.start()
     torch.manual_seed(arguments.seed)
     device = pick_device()
     pack = load_pack(arguments.data)
     parts = load_parts(arguments, pack)
-    vae = parts.vae.to(device).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
-    rows = [pack.rows[index] for index in pack.captioned()]
-    cached = arguments.out / "latents.pt"
-    if not (arguments.resume and cached.exists()):
-        save_checkpoint(cached, {"latents": cache_latents(pack, vae)})
-    examples = Examples(torch.load(cached)["latents"], rows, list(backgrounds()), parts.tokenizer)
-    model = nn.ModuleDict({"text_encoder": parts.text_encoder, "unet": parts.unet}).to(device).train()
-    model["unet"].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    average = MovingAverage(model, 0.999)
-    found = optimizers(model, arguments.learning_rate, 0.6 * arguments.learning_rate)
-    budget = Budget(arguments.total_minutes or arguments.minutes, arguments.minutes, samples=arguments.samples_before)
-    checkpoint = arguments.out / "checkpoint.pt"
-    if arguments.resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        average.updates = state["updates"]
-        for optimizer, saved in zip(found, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        budget.samples, budget.spent_s = state["samples"], state["spent_s"]
-    rng = random.Random(f"{budget.samples} {arguments.seed} {workers.rank}")
-    torch.manual_seed(rng.randrange(2**32))
-    scheduler = new_scheduler()
-    fixed, fixed_texts = examples.heldout(256)
-    fixed, fixed_tokens = fixed.to(device), examples.tokens(fixed_texts).to(device)
-    fixed_noise = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(1)).to(device)
-    fixed_steps = spread_timesteps(len(fixed), generator=torch.Generator().manual_seed(1)).to(device)
-
-    def save() -> None:
-        state = {"model": model.state_dict(), "average": average.model.state_dict(), "updates": average.updates}
-        save_checkpoint(checkpoint, {**state, "optimizers": [o.state_dict() for o in found], **budget.state()})
-        text_encoder, unet = average.model["text_encoder"], average.model["unet"]
-        save_base(Parts(parts.tokenizer, text_encoder, vae, unet), arguments.out / "base")  # pyright: ignore
-
-    def log(mean_loss: float) -> None:
-        with torch.no_grad():
-            heldout = velocity_loss(average.model, fixed, fixed_tokens, fixed_steps, fixed_noise, scheduler).mean()
-        row = {
-            "minutes": round(budget.elapsed_s / 60, 2),
-            "samples": budget.samples,
-            "loss": round(mean_loss, 5),
-            "heldout_loss": round(float(heldout), 5),
-        }
-        append_log(arguments.out / "log.csv", row)
-        print(row, f"{(budget.samples - arguments.samples_before) / budget.elapsed_s:.1f} samples/s", flush=True)
-
-    order: list[int] = []
-    total, steps, next_log_s = torch.zeros((), device=device), 0, budget.elapsed_s + 30
-    next_save_s = budget.elapsed_s + 60 * arguments.save_minutes
-    over = budget.over
-    while not over:
-        if len(order) < arguments.batch_size:
-            order += [int(index) for index in np.random.default_rng(rng.randrange(2**32)).permutation(len(rows))]
-        picked, order = order[: arguments.batch_size], order[arguments.batch_size :]
-        latents, texts = examples.batch(picked, rng)
-        latents, tokens = latents.to(device), examples.tokens(texts).to(device)
-        timesteps = spread_timesteps(len(latents), arguments.timestep_power).to(device)
-        loss = velocity_loss(model, latents, tokens, timesteps, torch.randn_like(latents), scheduler).mean()
-        loss.backward()
-        progress, over = workers.share(model, budget)
-        set_learning_rate(found, learning_rate_factor(progress))
-        for optimizer in found:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        average.update(model)
-        budget.samples += len(latents) * workers.count
-        total, steps = total + loss.detach(), steps + 1
-        if workers.rank == 0 and budget.elapsed_s > next_log_s:
-            log(float(total) / steps)
-            total, steps, next_log_s = torch.zeros((), device=device), 0, budget.elapsed_s + 60
-        if workers.rank == 0 and budget.elapsed_s > next_save_s:
-            save()
-            next_save_s = budget.elapsed_s + 60 * arguments.save_minutes
-    if workers.rank == 0:
-        save()
+    examples = load_examples(arguments, pack, parts, device)
+    training = Training.start(arguments, parts, device)
+    if arguments.resume:
+        training.resume(arguments.out)
+    train(training, examples, workers, arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from intaglio.benchmark.draw import Drawing, draw, spread
-from intaglio.benchmark.score import drift, score_style, score_task
+from intaglio.benchmark.score import drift, score_style, score_task, subject_scores
 from intaglio.benchmark.truth import Truth
 
 WORDS = {"red": (1.0, 0, 0), "blue": (0, 0, 1.0), "openmoji": (0, 1.0, 0), "noto": (1.0, 1.0, 0)}
@@ -65,6 +65,14 @@ def test_a_generator_that_draws_another_subject(bench, truth):
     right = score_task(task, drawn(truth, task, "colour", lambda p: task.references["elf"]), truth)
     assert wrong["identity"] == 0
     assert wrong["subject"] < right["subject"]
+
+
+@pytest.mark.parametrize("prompt_set", ["colour", "terrain"])
+def test_subject_scores_are_those_of_all(bench, truth, prompt_set):
+    task = bench.task("elf")
+    made = drawn(truth, task, prompt_set, lambda p: task.references["elf"])
+    whole = score_task(task, made, truth)
+    assert subject_scores(task, made, truth) == {name: whole[name] for name in ("subject", "identity")}
 
 
 def test_a_generator_that_ignores_the_background(bench, truth):

@@ -10,19 +10,9 @@
 
 #include "../../src/intaglio/kernels/cpu/abi.h"
 #include "../../src/intaglio/kernels/cpu/level.h"
+#include "sanitize.h"
 
 namespace {
-
-uint32_t state = 1;
-int random_below(int n) {
-    state = state * 1664525u + 1013904223u;
-    return static_cast<int>((state >> 8) % static_cast<uint32_t>(n));
-}
-
-template <typename T>
-std::unique_ptr<T[]> exact(int64_t count) {  // a block of its own, whose end the sanitizer guards
-    return std::unique_ptr<T[]>(new T[count > 0 ? count : 1]());
-}
 
 struct Case {
     int64_t bits, out, in, kernel, stride, pad, images, height, width, threads;

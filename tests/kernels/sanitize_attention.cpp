@@ -11,19 +11,9 @@
 #include "../../src/intaglio/kernels/cpu/abi.h"
 #include "../../src/intaglio/kernels/cpu/attention.h"
 #include "../../src/intaglio/kernels/cpu/level.h"
+#include "sanitize.h"
 
 namespace {
-
-uint32_t state = 1;
-int random_below(int n) {
-    state = state * 1664525u + 1013904223u;
-    return static_cast<int>((state >> 8) % static_cast<uint32_t>(n));
-}
-
-template <typename T>
-std::unique_ptr<T[]> exact(int64_t count) {  // a block of its own, whose end the sanitizer guards
-    return std::unique_ptr<T[]>(new T[count]());
-}
 
 uint16_t to_bfloat16(float v) {
     uint32_t bits;

@@ -10,14 +10,9 @@
 #include "../../src/intaglio/kernels/cpu/gated.h"
 #include "../../src/intaglio/kernels/cpu/level.h"
 #include "../../src/intaglio/kernels/cpu/norms.h"
+#include "sanitize.h"
 
 namespace {
-
-uint32_t state = 1;
-int random_below(int n) {
-    state = state * 1664525u + 1013904223u;
-    return static_cast<int>((state >> 8) % static_cast<uint32_t>(n));
-}
 
 // A block of its own, whose end the sanitizer guards.
 template <typename T>

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from tiny_pipelines import PIXELS, make_pipeline
 
@@ -52,3 +56,26 @@ def recipe(sd_folder, photo_folder, tmp_path):
         return Recipe.model_validate({**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def resumed(recipe, tmp_path):
+    """`resumed(steps, **options)`: the tensors of a run that was left half-way and went on, which must be those of a
+    whole run to the bit; `of_first` are options of that run alone."""
+    from intaglio.methods.adapter_file import find_file
+    from intaglio.training.run import train
+
+    def run(steps, *, of_first=None, **options):
+        options = {**options, "max_train_steps": steps, "checkpointing_steps": steps // 2}
+        whole = recipe(output_dir=tmp_path / "whole", **options)
+        train(whole)
+        first = recipe(output_dir=tmp_path / "first", **options, **(of_first or {}))
+        train(first)
+        shutil.rmtree(first.output_dir / f"checkpoint-{steps}")
+        train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
+        expected, got = load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[name], got[name]) for name in expected)
+        return got
+
+    return run

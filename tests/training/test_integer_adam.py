@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import intaglio
 from intaglio.errors import UserError
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.model import adapter_layers
-from intaglio.methods.adapter_file import LORA_FILE
 from intaglio.quantizers.activations import quantize_groups, seed_of
 from intaglio.training.integer_adam import BLOCK, IntegerAdamW
 from intaglio.training.run import train
@@ -77,25 +75,8 @@ def test_finds_a_minimum_as_adamw_does():
     assert left["codes"] <= left["float"] + 2.0**-5
 
 
-def test_a_resumed_run_goes_on_bit_for_bit_and_the_file_is_a_lora_file(recipe, tmp_path):
-    options = {
-        "method": "int8_lora",
-        "rank": 2,
-        "scale": "power_of_two",
-        "integer_adapter": True,
-        "max_train_steps": 4,
-        "checkpointing_steps": 2,
-        "targets": ("to_q", "to_v"),
-    }
-    whole = recipe(output_dir=tmp_path / "whole", **options)
-    train(whole)
-    first = recipe(output_dir=tmp_path / "first", **options)
-    train(first)
-    (tmp_path / "first" / "checkpoint-4").rename(tmp_path / "gone")
-    train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
-    expected, got = load_file(whole.output_dir / LORA_FILE), load_file(first.output_dir / LORA_FILE)
-    assert expected.keys() == got.keys()
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
+def test_a_resumed_run_goes_on_bit_for_bit_and_the_file_is_a_lora_file(resumed):
+    got = resumed(4, method="int8_lora", rank=2, scale="power_of_two", integer_adapter=True, targets=("to_q", "to_v"))
     assert {t.dtype for t in got.values()} == {torch.float32}
     assert any(t.any() for n, t in got.items() if "lora_B" in n), "it trained"
 

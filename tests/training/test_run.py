@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from intaglio.errors import Problems, UserError
+from intaglio.kernels.int8_matmul import int_mm
 from intaglio.methods.adapter_file import find_file, read_header
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
@@ -47,15 +48,8 @@ def test_every_method_trains_and_says_what_it_made(method, recipe):
 
 
 @pytest.mark.parametrize("changes", [{"method": "lora", "rank": 2}, {"ema_decay": 0.9, "lr_scheduler": "cosine"}])
-def test_resume_goes_on_bit_for_bit(changes, recipe, tmp_path):
-    whole = recipe(output_dir=tmp_path / "whole", max_train_steps=6, checkpointing_steps=3, **changes)
-    train(whole)
-    first = recipe(output_dir=tmp_path / "first", max_train_steps=6, checkpointing_steps=3, **changes)
-    train(first)
-    (tmp_path / "first" / "checkpoint-6").rename(tmp_path / "gone")
-    train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
-    expected, got = load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
+def test_resume_goes_on_bit_for_bit(changes, resumed):
+    resumed(6, **changes)
 
 
 def test_old_checkpoints_go_when_the_new_one_is_there(recipe):
@@ -176,11 +170,39 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
 
 
+def chosen(made):
+    """The products in integers, as the file of the adapter that `made` trains says."""
+    train(made)
+    return read_header(made.output_dir).options["integer_gemms"]
+
+
+def without_kernels(monkeypatch, exact):
+    """As on a machine without compiled kernels; torch's product adds exactly for codes of at most `exact`."""
+    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "torch")
+    monkeypatch.setattr(int_mm, "is_exact", lambda largest_code: largest_code <= exact)
+
+
 def test_integers_by_default_where_the_kernels_are(recipe, monkeypatch):
-    """What was chosen stands in the adapter's file."""
-    chosen = lambda made: read_header((train(made), made.output_dir)[1]).options["integer_gemms"]  # noqa: E731
     monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "avx2")
     assert chosen(recipe(max_train_steps=1)) == ["output", "grad_input"]
     assert chosen(recipe(max_train_steps=1, integer_gemms=("none",))) == []
-    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "torch")
-    assert chosen(recipe(max_train_steps=1)) == []
+
+
+@pytest.mark.parametrize(("base", "largest"), [("int4", 8), ("int4_asym", 128), ("nf4", 128), ("int8", 128)])
+def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeypatch):
+    made = recipe(method="qlora", base=base, max_train_steps=1)
+    without_kernels(monkeypatch, exact=largest)
+    assert chosen(made) == ["output", "grad_input"]
+    without_kernels(monkeypatch, exact=largest - 1)
+    with pytest.warns(UserWarning, match=f"a base in {base} is multiplied in float here"):
+        assert chosen(made) == []
+
+
+def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
+    """Also on another machine."""
+    made = recipe(max_train_steps=2, checkpointing_steps=1)
+    without_kernels(monkeypatch, exact=0)
+    with pytest.warns(UserWarning, match="in float"):
+        train(made)
+    without_kernels(monkeypatch, exact=128)
+    assert chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output_dir / "checkpoint-1")})) == []

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from intaglio.benchmark.draw import Drawing
 from intaglio.benchmark.evaluate import Evaluator, Report, threads
 from intaglio.benchmark.experiment import Run
 from intaglio.benchmark.manifest import load_manifest
+from intaglio.benchmark.workers import worker_pool
 from intaglio.errors import UserError
 from intaglio.files import write_atomic
 
@@ -73,8 +73,7 @@ def _results(pending: Sequence[Run], folder: Path, jobs: int, torch_threads: int
     if jobs == 1:
         yield from (perform_run(run, folder, torch_threads) for run in pending)
         return
-    # A forked process would share torch's thread pool and hang.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         futures = [pool.submit(perform_run, run, folder, torch_threads) for run in pending]
         try:
             for future in as_completed(futures):

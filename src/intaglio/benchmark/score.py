@@ -61,16 +61,20 @@ def score_task(task: Task, drawn: Drawn, truth: Truth, text_encoder: TextEncoder
     per_prompt = [
         _score_prompt(task, *one, made, truth, text_encoder) for one, made in zip(drawn, features, strict=True)
     ]
-    names = dict.fromkeys(name for scores in per_prompt for name in scores)
-    means = {name: _mean([scores[name] for scores in per_prompt if name in scores]) for name in names}
-    means |= _distribution(task, drawn, torch.cat(features), truth)
+    means = _means(per_prompt) | _distribution(task, drawn, torch.cat(features), truth)
     return {name: value for name, value in means.items() if not math.isnan(value)}
 
 
 def subject_scores(task: Task, drawn: Drawn, truth: Truth) -> dict[str, float]:
     """`subject` and, where the task has a gallery, `identity` alone."""
-    scores = score_task(task, drawn, truth)
-    return {name: scores[name] for name in ("subject", "identity") if name in scores}
+    per_prompt = []
+    for prompt, images in drawn:
+        features, side = truth.encoder.features(images), images[0].width
+        heldout = truth.features(task.references[prompt.reference], prompt, side)
+        per_prompt.append({"subject": mean_pairwise_cosine(features, heldout)})
+        if task.gallery is not None:
+            per_prompt[-1]["identity"] = win_rate(features, *_gallery(task, prompt, truth, side))
+    return {name: value for name, value in _means(per_prompt).items() if not math.isnan(value)}
 
 
 def drift(images: Sequence[Image.Image], base_images: Sequence[Image.Image], truth: Truth) -> float:
@@ -136,14 +140,18 @@ def _distribution(task: Task, drawn: Drawn, made: Tensor, truth: Truth) -> dict[
 def _identity(
     task: Task, prompt: Prompt, features: Tensor, heldout: Tensor, truth: Truth, side: int
 ) -> dict[str, float]:
-    gallery = truth.manifest.galleries[str(task.gallery)]
-    right = list(gallery).index(prompt.reference)
-    everyone = truth.features(list(gallery.values()), prompt, side)
+    everyone, right = _gallery(task, prompt, truth, side)
     scores = {"identity": win_rate(features, everyone, right)}
     # The subject's own place in the gallery is its first held-out picture.
     if len(heldout) > 1:
         scores["identity_real"] = win_rate(heldout[1:], everyone, right)
     return scores
+
+
+def _gallery(task: Task, prompt: Prompt, truth: Truth, side: int) -> tuple[Tensor, int]:
+    """Features of everyone in the task's gallery, and the place of the one that the prompt asks for."""
+    gallery = truth.manifest.galleries[str(task.gallery)]
+    return truth.features(list(gallery.values()), prompt, side), list(gallery).index(prompt.reference)
 
 
 def _pixel_checks(task: Task, prompt: Prompt, images: Sequence[Image.Image], truth: Truth) -> dict[str, float]:
@@ -175,6 +183,11 @@ def score_style(task: Task, drawn: Drawn, styles: Sequence[str], judge: TextEnco
         texts = judge.text_features([prompt.text.replace(TOKEN, style) for style in styles])
         hits.append(win_rate(judge.features(images), texts, styles.index(str(task.style))))
     return fmean(hits)
+
+
+def _means(per_prompt: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for scores in per_prompt for name in scores)
+    return {name: _mean([scores[name] for scores in per_prompt if name in scores]) for name in names}
 
 
 def _mean(values: list[float]) -> float:

@@ -5,9 +5,11 @@ Everything that can be wrong with the input is found before anything is loaded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +22,17 @@ from intaglio.data.transforms import PhotoTransform
 from intaglio.diffusion.objective import training_scheduler
 from intaglio.errors import Problems, UserError
 from intaglio.kernels.binding import path_in_use
+from intaglio.kernels.weight_product import is_exact_by_int_mm
 from intaglio.layers.integer import GEMMS
 from intaglio.layers.model import KEEP_FLOAT, return_memory
 from intaglio.methods.adapter import Adapter
+from intaglio.methods.adapter_file import read_header
 from intaglio.methods.attach import attach
 from intaglio.methods.method import Method
 from intaglio.methods.registry import build_method
 from intaglio.pipelines.inspection import ModelInfo, inspect_model
 from intaglio.pipelines.load import denoiser_of, load_pipeline
+from intaglio.quantizers.formats import parse_format
 from intaglio.training import conditioning
 from intaglio.training.batches import Batches, Source
 from intaglio.training.recipe import Recipe
@@ -76,7 +81,7 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
     method = model = None
     photos: Sequence[Picture] = []
     try:
-        method = _with_integer_products(build_method(recipe.method, recipe.method_options()), recipe)
+        method = build_method(recipe.method, recipe.method_options())
     except UserError as error:
         problems += error.problems if isinstance(error, Problems) else [str(error)]
     try:
@@ -100,15 +105,31 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
     return Plan(recipe, method, model, photos, steps)
 
 
-def _with_integer_products(method: Method, recipe: Recipe) -> Method:
-    """Where the recipe leaves it open, a quantized base on a CPU is multiplied in integers if the kernels are compiled:
-    that is faster and takes less memory. The adapter's file says what was chosen, so pictures are drawn alike."""
-    field = "integer_gemms"
-    if recipe.integer_gemms is not None or recipe.unpack_base or not method.needs_base or not hasattr(method, field):
-        return method
-    if torch.accelerator.is_available() or path_in_use() == "torch":
-        return method
-    return with_fields(method, integer_gemms=GEMMS)  # type: ignore[call-arg]
+def choose_products(plan: Plan, checkpoint: Path | None = None) -> Plan:
+    """The plan, with what the recipe leaves open: whether a quantized base is multiplied in integers.
+
+    On a CPU it is, if the kernels are compiled or torch's own product is exact: that is faster and takes less memory.
+    The adapter's file says what was chosen, so pictures are drawn alike, and a run that resumes goes on alike.
+    """
+    recipe, chosen = plan.recipe, getattr(plan.method, "integer_gemms", None)
+    if plan.base is None or chosen != () or recipe.integer_gemms is not None or recipe.unpack_base:
+        return plan
+    before = None if checkpoint is None else read_header(checkpoint)
+    gemms = tuple(before.options["integer_gemms"]) if before is not None else _fastest_products(plan.base)
+    return with_fields(plan, method=with_fields(plan.method, integer_gemms=gemms))  # type: ignore[call-arg]
+
+
+def _fastest_products(base: str) -> tuple[str, ...]:
+    if torch.accelerator.is_available():
+        return ()
+    if path_in_use() != "torch" or is_exact_by_int_mm(parse_format(base)):
+        return GEMMS
+    warnings.warn(
+        f"a base in {base} is multiplied in float here, on unpacked weights: compiled kernels are not in use, and "
+        "torch's INT8 product is not exact for it on this processor",
+        stacklevel=3,
+    )
+    return ()
 
 
 def read_photos(recipe: Recipe) -> Sequence[Picture]:
@@ -134,8 +155,6 @@ def read_photos(recipe: Recipe) -> Sequence[Picture]:
 
 
 def _base_problems(method: Method, model: ModelInfo) -> list[str]:
-    from intaglio.quantizers.formats import parse_format
-
     if model.format is None:
         base = getattr(method, "base", None)
         try:

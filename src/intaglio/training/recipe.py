@@ -88,7 +88,7 @@ class Recipe(StrictModel):
     integer_gemms: tuple[str, ...] | None = Field(
         None,
         description="products of quantized layers that run in integers: output, grad_input, or none [both on a CPU "
-        "where the kernels are compiled]",
+        "where they are compiled, or torch's are exact]",
     )
     targets: tuple[str, ...] | None = Field(
         None, description="ends of names of the layers to train, as in PEFT; all: every one"

@@ -23,7 +23,7 @@ from intaglio.layers.kinds import AdapterLayer
 from intaglio.methods.registry import method_options
 from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from intaglio.training.optimizer import MovingAverage, learning_rate_factor, make_optimizer
-from intaglio.training.prepare import DTYPES, Job, Plan, plan, prepare
+from intaglio.training.prepare import DTYPES, Job, Plan, choose_products, plan, prepare
 from intaglio.training.recipe import Recipe
 from intaglio.training.step import batch_loss, mean_loss
 from intaglio.training.summary import Summary, write_card
@@ -51,6 +51,7 @@ def train(recipe: Recipe, console: Console | None = None) -> Summary:
     console = console or Console(stderr=True)
     planned = plan(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     checkpoint = find_checkpoint(recipe)
+    planned = choose_products(planned, checkpoint)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without it, processes of torchrun would not find each other
         mixed_precision=recipe.mixed_precision,

@@ -25,9 +25,10 @@ from intaglio.kernels.weight_product.definition import grad_input_sums, output_s
 from intaglio.kernels.weight_product.halves import has_halves, joined, split
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
+from intaglio.quantizers.formats import Format
 
-_LARGEST = 128
-"""|code| of an INT8."""
+_LARGEST, _LARGEST_HALF = 128, 8
+"""|code| of an INT8, and of 4 bits of a byte."""
 _BLOCK = 2**21
 """Weights that are unpacked at a time: 8 MB."""
 _SMALL_IMAGE = 256
@@ -39,10 +40,19 @@ def exact_steps(largest_code: int) -> int:
     return 2**24 // (_LARGEST * largest_code)
 
 
+def is_exact_by_int_mm(format: Format) -> bool:
+    """Whether torch's product of bytes adds exactly what weights of this format are multiplied as, on this machine.
+
+    The same whenever it is asked, since no clock is: a choice that is saved may rest on it.
+    """
+    plain = format.symmetric and format.levels is None and format.group_size is None
+    return int_mm.is_exact(_LARGEST_HALF if plain and format.bits == 4 else _LARGEST)
+
+
 def sums_by_torch(x_BHWC: Tensor, weight: IntegerWeight, window: Window, size: tuple[int, int] | None) -> Tensor:
     """`output_sums`, or with the `size` of the input `grad_input_sums`: the same integers, in float32 or int32."""
     out, taps, channels = weight.shape
-    largest = 8 if has_halves(weight) else _LARGEST
+    largest = _LARGEST_HALF if has_halves(weight) else _LARGEST
     if int_mm.takes(x_BHWC, weight.qdata, largest):
         if size is None:
             return output_by_int_mm(x_BHWC, weight, window)
