@@ -38,10 +38,10 @@ from intaglio.methods.attach import attach
 from intaglio.methods.registry import build_method
 from intaglio.pipelines.load import load_pipeline
 
-SCALES = (1e-3, 3e-3, 1e-2)
-PAIRS = (3e-4, 1e-3, 3e-3)
+SCALES = (3e-3, 1e-2, 3e-2)
+PAIRS = (1e-3, 3e-3, 1e-2)
 METHODS: dict[str, tuple[str, dict[str, object], tuple[float, ...]]] = {
-    "full": ("full", {}, (3e-5, 1e-4, 3e-4)),
+    "full": ("full", {}, (1e-4, 3e-4, 1e-3)),
     "qlora-r32": ("qlora", {"base": "int8", "rank": 32}, PAIRS),
     "qlora-r2": ("qlora", {"base": "int8", "rank": 2}, PAIRS),
     "peqa": ("peqa", {"base": "int8"}, SCALES),
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/packages"))
     parser.add_argument("--drawings", type=int, default=1500, help="of each style")
     parser.add_argument("--base_steps", type=int, default=10000)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--images", type=int, default=375)
     parser.add_argument("--num_inference_steps", type=int, default=30)
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)

@@ -18,7 +18,7 @@ def test_named_layers_stay_float(tmp_path):
     one = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     method = intaglio.QuantizedLora(rank=2, float_layers=(one, "to_v"))
     adapter = intaglio.attach(make_unet(), method, range_search="absmax")
-    assert adapter.method.base == "int8", "a float model is quantized to the method's default"
+    assert adapter.method.base == "int4", "a float model is quantized to the method's default"
     for name, layer in adapter_layers(adapter.model).items():
         is_float = name == one or name.endswith("to_v")
         assert type(layer) is (LowRankLayer if is_float else IntegerLoraLayer), name

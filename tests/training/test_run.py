@@ -184,8 +184,8 @@ def without_kernels(monkeypatch, exact):
 
 def test_integers_by_default_where_the_kernels_are(recipe, monkeypatch):
     monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "avx2")
-    assert chosen(recipe(max_train_steps=1)) == ["output", "grad_input"]
-    assert chosen(recipe(max_train_steps=1, integer_gemms=("none",))) == []
+    assert chosen(recipe(method="tuneqdm", max_train_steps=1)) == ["output", "grad_input"]
+    assert chosen(recipe(method="tuneqdm", max_train_steps=1, integer_gemms=("none",))) == []
 
 
 @pytest.mark.parametrize(("base", "largest"), [("int4", 8), ("int4_asym", 128), ("nf4", 128), ("int8", 128)])
@@ -200,9 +200,26 @@ def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeyp
 
 def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
     """Also on another machine."""
-    made = recipe(max_train_steps=2, checkpointing_steps=1)
+    made = recipe(method="tuneqdm", max_train_steps=2, checkpointing_steps=1)
     without_kernels(monkeypatch, exact=0)
     with pytest.warns(UserWarning, match="in float"):
         train(made)
     without_kernels(monkeypatch, exact=128)
     assert chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output_dir / "checkpoint-1")})) == []
+
+
+def test_where_no_method_is_named_a_small_pair_goes_beside_every_layer(recipe):
+    made = recipe(max_train_steps=1)
+    train(made)
+    header = read_header(made.output_dir)
+    assert (header.method, header.options["rank"], header.targets) == ("int8_lora", 2, ["all"])
+    assert recipe(method="int8_lora").targets is None, "a named method keeps its own defaults"
+    assert recipe(rank=4).rank == 4
+
+
+def test_a_quantized_base_that_the_method_cannot_train_over_is_refused_before_it_is_loaded(recipe, sd_folder, tmp_path):
+    from intaglio.pipelines.quantize import quantize_pipeline
+
+    quantize_pipeline(str(sd_folder), tmp_path / "nf4", format="nf4")
+    with pytest.raises(Problems, match="int8_lora cannot train over nf4.* or method qlora"):
+        train(recipe(pretrained_model_name_or_path=str(tmp_path / "nf4")))
