@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/packages"))
     parser.add_argument("--drawings", type=int, default=1500, help="of each style")
     parser.add_argument("--base_steps", type=int, default=10000)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--images", type=int, default=375)
     parser.add_argument("--num_inference_steps", type=int, default=30)
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
