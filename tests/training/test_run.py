@@ -198,6 +198,15 @@ def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeyp
         assert chosen(made) == []
 
 
+def test_int8_lora_says_where_it_has_no_kernels(recipe, monkeypatch):
+    from intaglio.training.prepare import choose_products, plan
+
+    planned = plan(recipe())
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    with pytest.warns(UserWarning, match="int8_lora has no kernels for this device"):
+        assert choose_products(planned).method == planned.method
+
+
 def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
     """Also on another machine."""
     made = recipe(method="tuneqdm", max_train_steps=2, checkpointing_steps=1)

@@ -111,6 +111,12 @@ def choose_products(plan: Plan, checkpoint: Path | None = None) -> Plan:
     On a CPU it is, if the kernels are compiled or torch's own product is exact: that is faster and takes less memory.
     The adapter's file says what was chosen, so pictures are drawn alike, and a run that resumes goes on alike.
     """
+    if plan.method.name == "int8_lora" and torch.accelerator.is_available():
+        warnings.warn(
+            "int8_lora has no kernels for this device: its INT8 products run as exact float32 ones. "
+            "--method qlora --rank 2 --targets all trains the pairs of the default in float, faster",
+            stacklevel=2,
+        )
     recipe, chosen = plan.recipe, getattr(plan.method, "integer_gemms", None)
     if plan.base is None or chosen != () or recipe.integer_gemms is not None or recipe.unpack_base:
         return plan
