@@ -230,5 +230,5 @@ def test_a_quantized_base_that_the_method_cannot_train_over_is_refused_before_it
     from intaglio.pipelines.quantize import quantize_pipeline
 
     quantize_pipeline(str(sd_folder), tmp_path / "nf4", format="nf4")
-    with pytest.raises(Problems, match="int8_lora cannot train over nf4.* or method qlora"):
+    with pytest.raises(Problems, match=r"int8_lora cannot train over nf4.* or method qlora"):
         train(recipe(pretrained_model_name_or_path=str(tmp_path / "nf4")))
