@@ -39,11 +39,13 @@ def trade_off(rows: Sequence[Row], path: Path, against: str = "prompt", by_rate:
         x = [fmean(s[against] for s in points[place]) for place in places]
         y = [fmean(s["subject"] for s in points[place]) for place in places]
         axes.plot(x, y, marker="osD^vP*X"[number % 8], markersize=5, linewidth=1, label=label)
-        for i in range(len(places)) if by_rate else (-1,):
+        several = len(places) > 1
+        for i in range(len(places)) if by_rate else (-1,) * several:
             axes.annotate(f"{places[i]:g}", (x[i], y[i]), fontsize=7, xytext=(4, 4), textcoords="offset points")
-    real = [row["checkpoints"][-1]["scores"]["subject_real"] for row in rows if _has(row, "subject_real")]
-    if real:
-        axes.axhline(fmean(real), color="gray", linestyle=":", linewidth=1, label="real pictures")
+    for name, title in (("subject_real", "real pictures"), ("subject_ceiling", "these after the autoencoder")):
+        real = [row["checkpoints"][-1]["scores"][name] for row in rows if _has(row, name)]
+        if real:  # a line there would leave the methods no room
+            axes.plot([], [], " ", label=f"{title}: {fmean(real):.3f}")
     titles = {"prompt": f"prompt fidelity ({rows[0]['prompt_encoder']})", "drift": "drift on unrelated prompts"}
     axes.set_xlabel(titles[against])
     axes.set_ylabel(f"subject fidelity ({rows[0]['encoder']})")
