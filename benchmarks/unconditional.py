@@ -44,6 +44,7 @@ METHODS: dict[str, tuple[str, dict[str, object], tuple[float, ...]]] = {
     "full": ("full", {}, (1e-4, 3e-4, 1e-3)),
     "qlora-r32": ("qlora", {"base": "int8", "rank": 32}, PAIRS),
     "qlora-r2": ("qlora", {"base": "int8", "rank": 2}, PAIRS),
+    "int8-lora-all-r2": ("int8_lora", {"base": "int8", "rank": 2}, PAIRS),
     "peqa": ("peqa", {"base": "int8"}, SCALES),
     "tuneqdm-n1": ("tuneqdm", {"base": "int8", "num_intervals": 1}, SCALES),
     "tuneqdm-n2": ("tuneqdm", {"base": "int8", "num_intervals": 2}, SCALES),
@@ -164,7 +165,8 @@ class Table:
             method, options, _ = METHODS[label]
             torch.manual_seed(seed)
             integers = {} if method == "full" else {"integer_gemms": GEMMS}
-            adapter = attach(model, build_method(method, {**options, **integers}))
+            targets = ("all",) if "-all-" in label else None
+            adapter = attach(model, build_method(method, {**options, **integers}), targets=targets)
             trained = adapter.num_parameters
             loss = train(model, adapter.parameters(), learned, arguments.steps, rate, seed)
         seconds = time.perf_counter() - began
