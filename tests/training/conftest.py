@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
@@ -60,8 +59,8 @@ def recipe(sd_folder, photo_folder, tmp_path):
 
 @pytest.fixture
 def resumed(recipe, tmp_path):
-    """`resumed(steps, **options)`: the tensors of a run that was left half-way and went on, which must be those of a
-    whole run to the bit; `of_first` are options of that run alone."""
+    """`resumed(steps, **options)` -> the tensors of a whole run, and of one that was left half-way and went on;
+    `of_first` are options of that run alone."""
     from intaglio.methods.adapter_file import find_file
     from intaglio.training.run import train
 
@@ -73,9 +72,6 @@ def resumed(recipe, tmp_path):
         train(first)
         shutil.rmtree(first.output_dir / f"checkpoint-{steps}")
         train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
-        expected, got = load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
-        assert expected.keys() == got.keys()
-        assert all(torch.equal(expected[name], got[name]) for name in expected)
-        return got
+        return load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
 
     return run
