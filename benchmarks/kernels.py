@@ -3,8 +3,9 @@
     python benchmarks/kernels.py
 
 One thread; the CPU time of that thread, the smallest of several interleaved repeats, so that a busy machine disturbs
-the ratios little. Measured is what a layer calls: the compiled function, its arguments laid out before. The peak is a
-loop of `vpdpbusd` on registers (`kernels/cpu/peak.cpp`).
+the ratios little. Measured is what a layer calls: the compiled function, its arguments laid out before. From product
+and rounding alone the time of a call that does nothing is taken off, since a layer makes one call for both. The peak is
+a loop of `vpdpbusd` on registers (`kernels/cpu/peak.cpp`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intaglio.cli.bench import processor
-from intaglio.kernels.binding import library, path_in_use
+from intaglio.kernels.binding import Rows, library, path_in_use
 from intaglio.kernels.weight_product import LayerCall, Window, integer_weight
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import quantize
@@ -81,10 +82,11 @@ class Direction:
         """Product alone, rounding alone, both."""
         kernels, layer = library(), self.call.structure
         assert kernels is not None
+        product, rows, both = (ctypes.byref(part) for part in (layer.product, layer.rows, layer))
         return [
-            lambda: kernels.intaglio_product(ctypes.byref(layer.product)),
-            lambda: kernels.intaglio_quantize_rows(ctypes.byref(layer.rows)),
-            lambda: kernels.intaglio_layer(ctypes.byref(layer)),
+            lambda: kernels.intaglio_product(product),
+            lambda: kernels.intaglio_quantize_rows(rows),
+            lambda: kernels.intaglio_layer(both),
         ]
 
 
@@ -107,8 +109,15 @@ def torch_calls(x: Tensor, grad: Tensor, weight: Tensor, window: Window) -> list
     return calls
 
 
-def row(name: str, shape_HWIO: tuple[int, int, int, int], window: Window, peak: float | None) -> str:
-    """A line of the table: the layer of an image (H, W) with I inputs and O outputs."""
+def empty_call_seconds() -> float:
+    """What Python takes to make one of `Direction.calls`."""
+    kernels, nothing = library(), ctypes.byref(Rows())
+    assert kernels is not None
+    return best_seconds([lambda: kernels.intaglio_quantize_rows(nothing)], 100)[0]
+
+
+def row(name: str, shape_HWIO: tuple[int, int, int, int], window: Window, peak: float | None, empty: float) -> str:
+    """A line of the table: the layer of an image (H, W) with I inputs and O outputs; `empty` from `empty_call_seconds`."""
     height, width, inputs, outputs = shape_HWIO
     operations = 2 * height * width * window.taps * inputs * outputs
     x, grad = torch.randn(1, height, width, inputs), torch.randn(1, height, width, outputs)
@@ -124,14 +133,15 @@ def row(name: str, shape_HWIO: tuple[int, int, int, int], window: Window, peak: 
     floats, ours = seconds[:4], seconds[4:]
     gops = [operations / t / 1e9 for t in (*floats, ours[2], ours[5])]
     cells = ["{:.0f} / {:.0f}".format(*gops[i : i + 2]) for i in (0, 2, 4)]
+    alone = [t - empty for t in ours]
     for i in range(0, len(ours), 6):
-        reached = [operations / ours[i + j] / 1e9 / (peak or 1e-2) for j in (0, 3)]
+        reached = [operations / alone[i + j] / 1e9 / (peak or 1e-2) for j in (0, 3)]
         cells.append("{:.0%} / {:.0%}".format(*reached) if peak else "{:.0f} / {:.0f}".format(*reached))
-    cells.append(f"{ours[1] / ours[0]:.1%} / {ours[4] / ours[3]:.1%}")
+    cells.append(f"{alone[1] / alone[0]:.1%} / {alone[4] / alone[3]:.1%}")
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def heading(peak: float | None) -> list[str]:
+def heading(peak: float | None, empty: float) -> list[str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     of_peak = f"the product alone in percent of {peak or 0:.0f} GOP/s, which `vpdpbusd` on registers reaches here"
     return [
@@ -144,7 +154,8 @@ def heading(peak: float | None) -> list[str]:
         "bfloat16 in and out, its arguments laid out before. Columns: GOP/s of torch's products and of the `int4` "
         "call with its rounding;",
         f"then {of_peak if peak else 'GOP/s of the product alone'};",
-        "then rounding the operand, in percent of the `int4` product.",
+        f"then rounding the operand, in percent of the `int4` product. A call from Python, {empty * 1e6:.1f} us, is taken off "
+        "where one is timed alone.",
         "",
         f"| layer | float32 | bfloat16 | int4, rounding included | {' | '.join(FORMATS)} | rounding |",
         "|" + "---|" * (len(FORMATS) + 5),
@@ -155,14 +166,15 @@ def main() -> None:
     torch.set_num_threads(1)
     assert library() is not None, "no compiled kernels here: python -m intaglio.kernels.build"
     peak = peak_gops()
-    lines = heading(peak)
+    empty = empty_call_seconds()
+    lines = heading(peak, empty)
     print("\n".join(lines))
     layers = [(f"{m} x {i} -> {o}", (1, m, i, o), Window()) for m, i, o in MATRICES]
     layers += [
         (f"3 x 3, {s} x {s}, {i} -> {o}", (s, s, i, o), Window((3, 3), padding=(1, 1))) for i, s, o in CONVOLUTIONS
     ]
     for layer in layers:
-        lines.append(row(*layer, peak))
+        lines.append(row(*layer, peak, empty))
         print(lines[-1], flush=True)
     path = Path(__file__).parent / "results" / "kernels.md"
     path.parent.mkdir(exist_ok=True)

@@ -131,11 +131,12 @@ int main() {
                 }
     }
     for (int64_t columns : {0, 1, 7, 31, 64, 65, 127, 257, 1031})
-        for (int64_t rows : {1, 5, 67}) {
-            wrong += !rows_and_sums<float>(3, rows, columns);
-            wrong += !rows_and_sums<uint16_t>(3, rows, columns);
-            done += 2;
-        }
+        for (int64_t rows : {1, 5, 67})
+            for (int64_t groups : {3, 11}) {
+                wrong += !rows_and_sums<float>(groups, rows, columns);
+                wrong += !rows_and_sums<uint16_t>(groups, rows, columns);
+                done += 2;
+            }
     std::printf("rows: %d wrong of %d\n", wrong, done);
     return wrong != 0;
 }

@@ -10,6 +10,7 @@ from intaglio.kernels.row_quantizer.definition import SMALLEST, round_rows
 
 SHAPES = [(1, 1, 1), (3, 1, 7), (5, 1, 64), (2, 9, 33), (4, 6, 127), (2, 100, 320), (1, 1, 1031), (0, 1, 4)]
 SHAPES += [(2, 300, 257), (1, 5000, 65), (3, 0, 4), (2, 3, 0), (7, 1, 128), (3, 2, 191), (14, 1, 70), (18, 5, 129)]
+SHAPES += [(2, 1, 513), (9, 1, 577), (6, 1, 1300), (15, 1, 512)]
 
 
 def mix(index, seed):
@@ -75,7 +76,14 @@ def test_odd_values():
         [1.0, float("nan"), 0.0, 0.0, 0.0],
     ]
     x = torch.tensor(rows)[:, None]
-    for other in (x, x.flip(0), x.repeat(1, 1, 30), x.flip(0).repeat(1, 1, 30), x.repeat(1, 3, 30)):
+    for other in (
+        x,
+        x.flip(0),
+        x.repeat(1, 1, 30),
+        x.flip(0).repeat(1, 1, 30),
+        x.repeat(1, 1, 150),
+        x.repeat(1, 3, 30),
+    ):
         for seed in (None, 7):
             assert_same(other, seed=seed)
             assert_same(other.bfloat16(), seed=seed)
@@ -119,7 +127,7 @@ def test_stochastic_rounding_is_unbiased():
     assert set(codes.unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("shape", [(64, 1, 333), (1, 900, 130), (3, 301, 128)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 1, 333), (67, 1, 600), (5, 1, 64), (1, 900, 130), (3, 301, 128)], ids=str)
 def test_threads_change_nothing(shape):
     x = torch.randn(shape)
     before = torch.get_num_threads()

@@ -1,6 +1,7 @@
 // Rounding of rows to INT8, for AVX-512: the same numbers as `rows.cpp`.
 //
-// A few rows at a time: they share what is read of the factor, and none waits alone for its largest element.
+// A few rows at a time, which share what is read of the factor. Beside them the largest elements of the next few are
+// sought: codes are made while the memory is waited for.
 #pragma once
 #include <immintrin.h>
 
@@ -11,6 +12,9 @@
 
 namespace intaglio {
 namespace {
+
+constexpr int FEW = 2;        // rows together, so many that lines are asked for: of more, that are short, the processor does
+constexpr int64_t AHEAD = 4;  // rows: how long before they are read
 
 // |x|, as much as is left of a row: 32 words, or a block of floats
 inline __m512i word_magnitudes(const bf16* x, int64_t left) {
@@ -28,33 +32,41 @@ inline Block magnitudes(const float* x, int64_t left) {
     return block;
 }
 
-// The bits of the largest |x * factor| of each of R rows. Bits order like the numbers; what is not finite lies above all,
-// a NaN of either sign too. Asks for the lines that their codes will be written to, unless null.
-template <int R, typename T, bool F>
-inline void largest(const T* x, int64_t stride, const float* factor, int64_t columns, const int8_t* to, uint32_t* tops) {
-    constexpr bool WORDS = sizeof(T) == 2 && !F;
-    __m512i top[R] = {};
-    for (int64_t c = 0; c < columns; c += BLOCK) {
-        const int64_t left = columns - c;
-        const Block f = F ? magnitudes(factor + c, BLOCK) : Block{};
+// The largest |x * factor| among what was taken. Bits order like the numbers; what is not finite lies above all, a NaN of
+// either sign too.
+template <typename T, bool F>
+struct Largest {
+    static constexpr bool WORDS = sizeof(T) == 2 && !F;
+    __m512i top = _mm512_setzero_si512();
+
+    // A block, or what is left of a row; `factor` is that of its columns.
+    void take(const T* x, int64_t left, const Block& factor) {
+        if constexpr (WORDS) {
+            const __m512i a = word_magnitudes(x, left), b = word_magnitudes(x + 32, left - 32);
+            top = _mm512_max_epu16(top, _mm512_max_epu16(a, b));
+        } else {
+            const Block m = F ? load_part(x, left) : magnitudes(x, left);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-            if (to) __builtin_prefetch(to + r * columns + c, 1);
-            const T* from = x + r * stride + c;
-            if constexpr (WORDS) {
-                const __m512i a = word_magnitudes(from, left), b = word_magnitudes(from + 32, left - 32);
-                top[r] = _mm512_max_epu16(top[r], _mm512_max_epu16(a, b));
-            } else {
-                const Block m = magnitudes(from, left);
-#pragma GCC unroll 4
-                for (int i = 0; i < VECTORS; ++i)
-                    top[r] = _mm512_max_epu32(top[r], _mm512_castps_si512(F ? mul(m.v[i], f.v[i]) : m.v[i]));
-            }
+            for (int i = 0; i < VECTORS; ++i)
+                top = _mm512_max_epu32(top, _mm512_castps_si512(F ? absolute(mul(m.v[i], factor.v[i])) : m.v[i]));
         }
     }
+    uint32_t bits() const {
+        return _mm512_reduce_max_epu32(WORDS ? _mm512_max_epu32(even_columns(top), odd_columns(top)) : top);
+    }
+};
+
+// The bits of the largest of each of R rows.
+template <int R, typename T, bool F>
+inline void largest(const T* x, int64_t stride, const float* factor, int64_t columns, uint32_t* tops) {
+    Largest<T, F> top[R];
+    for (int64_t c = 0; c < columns; c += BLOCK) {
+        const Block f = F ? load_block(factor + c) : Block{};
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-        tops[r] = _mm512_reduce_max_epu32(WORDS ? _mm512_max_epu32(even_columns(top[r]), odd_columns(top[r])) : top[r]);
+        for (int r = 0; r < R; ++r) top[r].take(x + r * stride + c, columns - c, f);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) tops[r] = top[r].bits();
 }
 
 // 24 random bits: the finalizer of MurmurHash3 over index and seed, as integers.
@@ -86,25 +98,33 @@ inline __m512i rounded(const Block& x, const Block& factor, Vec inverse, __m512i
     return S ? _mm512_max_epi8(codes, _mm512_set1_epi8(-127)) : codes;
 }
 
-// R rows to dense rows of codes, `index` the first element's number. A row whose inverse is 0 becomes zeros. Asks for what
-// lies `ahead` elements further on, if not 0.
+// R rows to dense rows of codes, `index` the first element's number. A row whose inverse is 0 becomes zeros.
+// With `next`, the bits of the largest of each of R rows there too, for a later call.
 template <int R, typename T, bool F, bool S>
-inline void round_rows(const T* x, int64_t stride, const float* factor, const float* inverse, uint32_t seed, uint32_t index,
-    int64_t columns, int8_t* to, int64_t ahead) {
+inline void round_rows(const T* x, const T* next, int64_t stride, const float* factor, const float* inverse, uint32_t seed,
+    uint32_t index, int64_t columns, int8_t* to, uint32_t* tops) {
     const __m512i seeds = _mm512_set1_epi32(static_cast<int>(seed));
+    Largest<T, F> top[R];
     for (int64_t c = 0; c < columns; c += BLOCK) {
         const int64_t left = columns - c;
         const Block f = F ? load_block(factor + c) : Block{};
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-            const T* from = x + r * stride + c;
             const int64_t at = r * columns + c;
-            for (int line = 0; ahead && line < BLOCK; line += 64 / sizeof(T)) __builtin_prefetch(from + ahead + line, 0, 2);
-            const __m512i codes =
-                rounded<T, F, S>(load_part(from, left), f, constant(inverse[r]), seeds, index + static_cast<uint32_t>(at));
+            if (next) {
+                const T* from = next + r * stride + c;
+                for (int line = 0; R <= FEW && line < BLOCK; line += 64 / sizeof(T))
+                    __builtin_prefetch(from + AHEAD * stride + line, 0, 2);
+                if (R <= FEW) __builtin_prefetch(to + R * columns + at, 1);
+                top[r].take(from, left, f);
+            }
+            const Block block = load_part(x + r * stride + c, left);
+            const __m512i codes = rounded<T, F, S>(block, f, constant(inverse[r]), seeds, index + static_cast<uint32_t>(at));
             left >= BLOCK ? _mm512_storeu_si512(to + at, codes) : _mm512_mask_storeu_epi8(to + at, first(left), codes);
         }
     }
+#pragma GCC unroll 4
+    for (int r = 0; next && r < R; ++r) tops[r] = top[r].bits();
 }
 
 // A row by itself, to nearest; returns its scale.
@@ -112,9 +132,9 @@ template <typename T>
 float quantize_row(const T* x, int64_t columns, int8_t* to) {
     uint32_t top;
     float scale;
-    largest<1, T, false>(x, columns, nullptr, columns, nullptr, &top);
+    largest<1, T, false>(x, columns, nullptr, columns, &top);
     const float inverse = inverse_of(top, &scale);
-    round_rows<1, T, false, false>(x, columns, nullptr, &inverse, 0, 0, columns, to, 0);
+    round_rows<1, T, false, false>(x, nullptr, columns, nullptr, &inverse, 0, 0, columns, to, nullptr);
     return scale;
 }
 

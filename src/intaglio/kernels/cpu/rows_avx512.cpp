@@ -10,7 +10,7 @@
 namespace intaglio {
 namespace {
 
-constexpr int TOGETHER = 4;       // rows
+constexpr int64_t SHORT = 512;    // columns of a short row
 constexpr int64_t CHUNK = 32768;  // elements that one thread takes at a time where a group has many rows
 
 template <typename T, bool F>
@@ -27,54 +27,56 @@ struct Quantizer {
     const T* row(int64_t g, int64_t r) const { return static_cast<const T*>(q.x) + g * q.x_group_stride + r * q.x_stride; }
     const float* factor(int64_t g) const { return ordered.data + (F ? g * samples / q.groups * padded : 0); }
 
-    // R rows from `x` on, of group `g`, to codes from row `at` of all on.
+    // R rows from `x` on, of group `g`, to codes from row `at` of all on, and the largest of R rows from `next` on.
     template <int R>
-    void round(const T* x, int64_t stride, int64_t g, const float* inverse, int64_t at, int64_t ahead) const {
+    void round(const T* x, const T* next, int64_t stride, int64_t g, const float* inverse, int64_t at, uint32_t* tops) const {
         const auto seed = static_cast<uint32_t>(q.seed), index = static_cast<uint32_t>(at * q.columns);
         const auto rows = q.stochastic ? round_rows<R, T, F, true> : round_rows<R, T, F, false>;
-        rows(x, stride, factor(g), inverse, seed, index, q.columns, q.codes + at * q.columns, ahead);
+        rows(x, next, stride, factor(g), inverse, seed, index, q.columns, q.codes + at * q.columns, tops);
     }
 
-    // R groups of a row each: read twice while they are in a near cache.
+    // Groups of a row each, of one sample: the first R, and R after R.
     template <int R>
-    void groups(int64_t g) const {
+    int64_t groups(int64_t g, int64_t stop) const {
+        if (g + R > stop) return g;
+        const int64_t stride = q.x_group_stride;
         float inverse[R];
         uint32_t tops[R];
-        largest<R, T, F>(row(g, 0), q.x_group_stride, factor(g), q.columns, q.codes + g * q.columns, tops);
-        for (int r = 0; r < R; ++r) inverse[r] = inverse_of(tops[r], q.scale + g + r);
-        round<R>(row(g, 0), q.x_group_stride, g, inverse, g, R * q.x_group_stride);
+        largest<R, T, F>(row(g, 0), stride, factor(g), q.columns, tops);
+        for (bool more = true; more; g += R) {
+            for (int r = 0; r < R; ++r) inverse[r] = inverse_of(tops[r], q.scale + g + r);
+            more = g + 2 * R <= stop;
+            round<R>(row(g, 0), more ? row(g + R, 0) : nullptr, stride, g, inverse, g, tops);
+        }
+        return g;
     }
 
+    // A run of rows for every thread, four by four: short ones wait for the largest of few, wide ones would fill a near cache.
     void each_row() const {
-        const int64_t rows = q.groups / samples, bundles = (rows + TOGETHER - 1) / TOGETHER;  // of a sample
+        const int64_t rows = q.groups / samples, fours = (rows + 3) / 4, runs = std::max<int64_t>(1, std::min(q.threads, fours));
 #pragma omp parallel for num_threads(q.threads) schedule(static) if (q.threads > 1)
-        for (int64_t task = 0; task < samples * bundles; ++task) {
-            const int64_t start = task / bundles * rows, stop = start + rows;
-            int64_t g = start + task % bundles * TOGETHER;
-            if (g + TOGETHER <= stop)
-                groups<TOGETHER>(g);
-            else
-                for (; g < stop; ++g) groups<1>(g);
+        for (int64_t task = 0; task < samples * runs; ++task) {
+            const int64_t first = task / runs * rows, run = task % runs;
+            const int64_t from = first + fours * run / runs * 4, to = first + std::min(rows, fours * (run + 1) / runs * 4);
+            groups<1>(q.columns <= SHORT ? groups<4>(from, to) : groups<2>(from, to), to);
         }
     }
 
     uint32_t largest_of(int64_t g, int64_t r, int64_t stop) const {
-        uint32_t tops[TOGETHER] = {}, top = 0;
-        for (; r + TOGETHER <= stop; r += TOGETHER) {
-            largest<TOGETHER, T, F>(row(g, r), q.x_stride, factor(g), q.columns, nullptr, tops);
-            for (const uint32_t one : tops) top = std::max(top, one);
+        uint32_t tops[2], top = 0;
+        for (; r + 2 <= stop; r += 2) {
+            largest<2, T, F>(row(g, r), q.x_stride, factor(g), q.columns, tops);
+            top = std::max(top, std::max(tops[0], tops[1]));
         }
-        for (; r < stop; ++r) {
-            largest<1, T, F>(row(g, r), q.x_stride, factor(g), q.columns, nullptr, tops);
-            top = std::max(top, tops[0]);
-        }
-        return top;
+        if (r == stop) return top;
+        largest<1, T, F>(row(g, r), q.x_stride, factor(g), q.columns, tops);
+        return std::max(top, tops[0]);
     }
 
     void round_run(int64_t g, int64_t r, int64_t stop, float inverse) const {
-        const float same[TOGETHER] = {inverse, inverse, inverse, inverse};
-        for (; r + TOGETHER <= stop; r += TOGETHER) round<TOGETHER>(row(g, r), q.x_stride, g, same, g * q.rows + r, 0);
-        for (; r < stop; ++r) round<1>(row(g, r), q.x_stride, g, same, g * q.rows + r, 0);
+        const float same[2] = {inverse, inverse};
+        for (; r + 2 <= stop; r += 2) round<2>(row(g, r), nullptr, q.x_stride, g, same, g * q.rows + r, nullptr);
+        if (r < stop) round<1>(row(g, r), nullptr, q.x_stride, g, same, g * q.rows + r, nullptr);
     }
 
     // Runs of rows are shared out among threads twice; a maximum does not depend on the order.
