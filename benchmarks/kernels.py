@@ -43,11 +43,11 @@ CONVOLUTIONS = [
 
 
 def best_seconds(calls: list[Callable[[], object]], repeats: int = 7) -> list[float]:
-    """Each call twice in turn: the first finds the caches full of what others left there."""
+    """Each call four times in turn: the first ones find the caches full of what others left there."""
     best = [float("inf")] * len(calls)
     for _ in range(repeats):
         for i, call in enumerate(calls):
-            for _ in range(2):
+            for _ in range(4):
                 start = time.thread_time()
                 call()
                 best[i] = min(best[i], time.thread_time() - start)
@@ -117,7 +117,7 @@ def empty_call_seconds() -> float:
 
 
 def row(name: str, shape_HWIO: tuple[int, int, int, int], window: Window, peak: float | None, empty: float) -> str:
-    """A line of the table: the layer of an image (H, W) with I inputs and O outputs; `empty` from `empty_call_seconds`."""
+    """A line of the table: a layer of an image (H, W) with I inputs, O outputs; `empty` from `empty_call_seconds`."""
     height, width, inputs, outputs = shape_HWIO
     operations = 2 * height * width * window.taps * inputs * outputs
     x, grad = torch.randn(1, height, width, inputs), torch.randn(1, height, width, outputs)
@@ -154,8 +154,8 @@ def heading(peak: float | None, empty: float) -> list[str]:
         "bfloat16 in and out, its arguments laid out before. Columns: GOP/s of torch's products and of the `int4` "
         "call with its rounding;",
         f"then {of_peak if peak else 'GOP/s of the product alone'};",
-        f"then rounding the operand, in percent of the `int4` product. A call from Python, {empty * 1e6:.1f} us, is taken off "
-        "where one is timed alone.",
+        f"then rounding the operand, in percent of the `int4` product. Python's call, {empty * 1e6:.1f} us, is taken off "
+        "what is timed alone.",
         "",
         f"| layer | float32 | bfloat16 | int4, rounding included | {' | '.join(FORMATS)} | rounding |",
         "|" + "---|" * (len(FORMATS) + 5),
