@@ -154,8 +154,8 @@ def heading(peak: float | None, empty: float) -> list[str]:
         "bfloat16 in and out, its arguments laid out before. Columns: GOP/s of torch's products and of the `int4` "
         "call with its rounding;",
         f"then {of_peak if peak else 'GOP/s of the product alone'};",
-        f"then rounding the operand, in percent of the `int4` product. Python's call, {empty * 1e6:.1f} us, is taken off "
-        "what is timed alone.",
+        f"then rounding the operand, in percent of the `int4` product. Python's call, {empty * 1e6:.1f} us, is taken "
+        "off what is timed alone.",
         "",
         f"| layer | float32 | bfloat16 | int4, rounding included | {' | '.join(FORMATS)} | rounding |",
         "|" + "---|" * (len(FORMATS) + 5),
