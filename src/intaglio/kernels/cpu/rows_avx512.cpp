@@ -117,6 +117,8 @@ struct Quantizer {
 
 enum class Second { none, floats, codes };
 
+constexpr int64_t FAR = 8192;  // elements: how long before they are read lines are asked for; a few rows make a line each
+
 // part += the products of a few rows, added in order. `first_row` counts over all samples.
 template <typename A, Second B>
 inline void add_rows(const ColumnSums& s, int64_t first_row, int rows, float* part) {
@@ -127,13 +129,17 @@ inline void add_rows(const ColumnSums& s, int64_t first_row, int rows, float* pa
         for (int i = 0; i < 4; ++i) sum[i] = _mm512_loadu_ps(part + c + 16 * i);
         for (int r = 0; r < rows; ++r) {
             const int64_t row = first_row + r;
-            Block a = load_part(static_cast<const A*>(s.a) + row * s.a_stride + c, left);
+            const A* from = static_cast<const A*>(s.a) + row * s.a_stride + c;
+            for (int line = 0; line < BLOCK; line += 64 / sizeof(A)) __builtin_prefetch(from + FAR + line, 0, 2);
+            Block a = load_part(from, left);
             if (B != Second::none) {
                 const A* kind = nullptr;
                 Block b;
-                if (B == Second::codes)
-                    b = codes_block(kind, static_cast<const int8_t*>(s.b) + row * s.columns + c, first(left));
-                else
+                if (B == Second::codes) {
+                    const int8_t* codes = static_cast<const int8_t*>(s.b) + row * s.columns + c;
+                    __builtin_prefetch(codes + FAR, 0, 2);
+                    b = codes_block(kind, codes, first(left));
+                } else
                     b = load_part(static_cast<const float*>(s.b) + row * s.columns + c, left);
                 const __m512 scale = _mm512_set1_ps(s.scale ? s.scale[row / s.rows_per_scale] : 1.0f);
 #pragma GCC unroll 4
