@@ -1,13 +1,17 @@
 """What goes wrong because of what a user gave. Each error builds its own message: what came, the rule, the way out.
 
 The command line prints the message of a `UserError` and exits with code 2; anything else is a fault of ours and
-keeps its traceback.
+keeps its traceback. A `Slower` is one line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+
+class Slower(UserWarning):
+    """A slower path than usual is taken. The message says which, why, and what would be faster."""
 
 
 class UserError(Exception):
@@ -18,10 +22,17 @@ class Problems(UserError):
     """All that is wrong with one thing (a configuration, a photo folder), found before any work starts."""
 
     def __init__(self, subject: str, problems: Iterable[str]):
-        self.problems = list(problems)
+        self.subject, self.problems = subject, list(problems)
         count = len(self.problems)
         head = f"{subject}: {count} problem{'s' if count != 1 else ''}"
         super().__init__("\n".join([head, *(f"  - {p}" for p in self.problems)]))
+
+
+def lines_of(error: UserError) -> list[str]:
+    """The error as lines of a longer list: each of its problems says by itself what it belongs to."""
+    if isinstance(error, Problems):
+        return [f"{error.subject}: {problem}" for problem in error.problems]
+    return [str(error)]
 
 
 class UnknownChoice(UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,9 @@ from click.testing import CliRunner
 from fresh_interpreter import modules_after
 from intaglio import cli
 from intaglio.cli import COMMANDS
+from intaglio.cli.console import make_console
 from intaglio.cli.options import given, options_of
+from intaglio.errors import Slower
 from intaglio.training.recipe import Recipe
 
 
@@ -53,6 +56,24 @@ def test_unknown_keys_of_a_recipe_are_errors_with_a_suggestion(tmp_path, capsys,
     assert code == 2
     assert "unknown key 'lerning_rate' (did you mean 'learning_rate'?)" in printed
     assert "resolution" in printed
+
+
+def test_each_problem_says_what_it_belongs_to(tmp_path, capsys, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    code, printed = run(["train", "--instance_data_dir", str(photos), "--method", "tuneqmd"], capsys, monkeypatch)
+    assert code == 2
+    assert "2 problems" in printed
+    assert f"{photos}: no JPEG, PNG or WebP" in printed
+
+
+def test_our_warnings_are_a_line_without_code(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back at the end
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        make_console()
+        warnings.warn("in float, since [x] is missing", Slower, stacklevel=1)
+    assert capsys.readouterr().err == "warning: in float, since [x] is missing\n"
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

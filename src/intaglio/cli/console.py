@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a tenth of a second that `--help` does without
     from rich.console import Console
@@ -21,7 +21,26 @@ def make_console() -> Console:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False)
+    _print_ours(console)
+    return console
+
+
+def _print_ours(console: Console) -> None:
+    """Our own warnings as a line for people; others' keep the place in the code that they come from."""
+    from rich.text import Text
+
+    from intaglio.errors import Slower
+
+    others = warnings.showwarning
+
+    def show(message: Any, category: Any, *rest: Any) -> None:
+        if issubclass(category, Slower):
+            console.print(Text.assemble(("warning: ", "bold yellow"), str(message)))
+        else:
+            others(message, category, *rest)
+
+    warnings.showwarning = show
 
 
 def quiet_libraries() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intaglio.errors import UnknownChoice, UserError
+from intaglio.errors import Slower, UnknownChoice, UserError
 from intaglio.kernels import build
 
 LEVELS = ("avx2", "avxvnni", "avx512vl", "avx512", "avx512bf16")
@@ -101,7 +101,7 @@ def library() -> ctypes.CDLL | None:
     if loaded is None:
         if wanted is not None:
             raise UserError(f"INTAGLIO_KERNELS={wanted}, but {reason}")
-        warnings.warn(f"integer products run on torch alone, which takes about twice as long: {reason}", stacklevel=2)
+        warnings.warn(f"integer products run on torch alone, at half the speed: {reason}", Slower, stacklevel=2)
         return None
     there = [name for level, name in enumerate(LEVELS) if loaded.intaglio_has_level(level)]
     if wanted is not None and wanted not in there:

@@ -20,7 +20,7 @@ from intaglio.data.photos import Picture
 from intaglio.data.prior import generate_prior_images, missing_prior_images
 from intaglio.data.transforms import PhotoTransform
 from intaglio.diffusion.objective import training_scheduler
-from intaglio.errors import Problems, UserError
+from intaglio.errors import Problems, Slower, UserError, lines_of
 from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.weight_product import is_exact_by_int_mm
 from intaglio.layers.integer import GEMMS
@@ -83,16 +83,16 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
     try:
         method = build_method(recipe.method, recipe.method_options())
     except UserError as error:
-        problems += error.problems if isinstance(error, Problems) else [str(error)]
+        problems += lines_of(error)
     try:
         model = inspect_model(recipe.pretrained_model_name_or_path, revision=recipe.revision)
         conditioning.check_pipeline(model.pipeline_class, model.denoiser_class)
     except UserError as error:
-        problems.append(str(error))
+        problems += lines_of(error)
     try:
         photos = read_photos(recipe)
     except UserError as error:
-        problems += error.problems if isinstance(error, Problems) else [str(error)]
+        problems += lines_of(error)
     if method is not None and model is not None:
         problems += _base_problems(method, model)
     if problems:
@@ -115,6 +115,7 @@ def choose_products(plan: Plan, checkpoint: Path | None = None) -> Plan:
         warnings.warn(
             "int8_lora has no kernels for this device: its INT8 products run as exact float32 ones. "
             "--method qlora --rank 2 --targets all trains the pairs of the default in float, faster",
+            Slower,
             stacklevel=2,
         )
     recipe, chosen = plan.recipe, getattr(plan.method, "integer_gemms", None)
@@ -133,6 +134,7 @@ def _fastest_products(base: str) -> tuple[str, ...]:
     warnings.warn(
         f"a base in {base} is multiplied in float here, on unpacked weights: compiled kernels are not in use, and "
         "torch's INT8 product is not exact for it on this processor",
+        Slower,
         stacklevel=3,
     )
     return ()
