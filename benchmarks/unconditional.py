@@ -44,14 +44,14 @@ METHODS: dict[str, tuple[str, dict[str, object], tuple[float, ...]]] = {
     "full": ("full", {}, (1e-4, 3e-4, 1e-3)),
     "qlora-r32": ("qlora", {"base": "int8", "rank": 32}, PAIRS),
     "qlora-r2": ("qlora", {"base": "int8", "rank": 2}, PAIRS),
-    "int8-lora-all-r2": ("int8_lora", {"base": "int8", "rank": 2}, PAIRS),
+    "int8-lora-all-r2": ("int8_lora", {"base": "int8", "rank": 2, "targets": ("all",)}, PAIRS),
     "peqa": ("peqa", {"base": "int8"}, SCALES),
     "tuneqdm-n1": ("tuneqdm", {"base": "int8", "num_intervals": 1}, SCALES),
     "tuneqdm-n2": ("tuneqdm", {"base": "int8", "num_intervals": 2}, SCALES),
     "tuneqdm-n4": ("tuneqdm", {"base": "int8", "num_intervals": 4}, SCALES),
     "tas-n2": ("tuneqdm", {"base": "int8", "num_intervals": 2, "input_scales": False}, SCALES),
 }
-"""Label -> method, options, learning rates: the rows of the paper's table and of its ablation."""
+"""Label -> method, options and targets, learning rates: the rows of the paper's table and of its ablation."""
 BATCH = 32
 
 
@@ -162,11 +162,12 @@ class Table:
         learned, about_style, heldout = self._truth(style)
         model, trained, loss, began = copy.deepcopy(self.base), 0, None, time.perf_counter()
         if rate is not None:
-            method, options, _ = METHODS[label]
+            method, options = METHODS[label][0], dict(METHODS[label][1])
             torch.manual_seed(seed)
-            integers = {} if method == "full" else {"integer_gemms": GEMMS}
-            targets = ("all",) if "-all-" in label else None
-            adapter = attach(model, build_method(method, {**options, **integers}), targets=targets)
+            targets: Any = options.pop("targets", None)
+            if method != "full":
+                options["integer_gemms"] = GEMMS
+            adapter = attach(model, build_method(method, options), targets=targets)
             trained = adapter.num_parameters
             loss = train(model, adapter.parameters(), learned, arguments.steps, rate, seed)
         seconds = time.perf_counter() - began

@@ -43,7 +43,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     from intaglio.config import build
     from intaglio.methods.registry import METHODS
     from intaglio.pipelines.inspection import EMBEDDED, embedded_base
-    from intaglio.training.recipe import Recipe
+    from intaglio.training.recipe import DEFAULT_METHOD, Recipe
 
     console = make_console()
     embedded_base()
@@ -76,7 +76,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
             "instance_prompt": task.instance_prompt,
             "output_dir": out / "adapter",
             "max_train_steps": max_train_steps,
-            "learning_rate": learning_rate or (PAIR_RATE if method in (None, "int8_lora", "qlora") else SCALE_RATE),
+            "learning_rate": learning_rate or _rate(METHODS[method or DEFAULT_METHOD["method"]]),
             "lr_scheduler": "cosine",
             "seed": seed,
         },
@@ -108,6 +108,11 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     ]
     console.print(two_columns("The demo", rows))
     console.print("Next:", f"{generate_command(summary)} --guidance_scale {GUIDANCE_SCALE:g}", soft_wrap=True)
+
+
+def _rate(method: type[Any]) -> float:
+    """Pairs have a rank."""
+    return PAIR_RATE if "rank" in {field.name for field in dataclasses.fields(method)} else SCALE_RATE
 
 
 def _check_method(name: str, methods: Any) -> None:
