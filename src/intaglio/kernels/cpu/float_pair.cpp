@@ -108,14 +108,46 @@ void down_rows(const FloatPair& p, const bf16* a, int64_t row, int64_t rank, int
     for (int64_t r = 0; r < rows; ++r) down<1>(p, a, row + r, rank);
 }
 
-constexpr int UP_ROWS = 4;
+constexpr int UP_ROWS = 8, UP_VECTORS = 2;
+
+// 16 columns of a row, and back.
+inline __m512 load_row(const bf16* x, __mmask16 mask) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x)), 16));
+}
+inline void store_row(bf16* x, __mmask16 mask, __m512 v) { _mm256_mask_storeu_epi16(x, mask, (__m256i)_mm512_cvtneps_pbh(v)); }
+
+// V times 16 columns of R rows of x += h a, over `some` pairs of ranks; `a` is where the first of these columns begins, and
+// `pairs` are all that it has.
+template <int R, int V>
+inline void up_columns(const FloatPair& p, const int32_t (*h)[128], int64_t some, int64_t pairs, const bf16* a, bf16* x, int64_t left) {
+    __m512 acc[R][V];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) acc[r][v] = load_row(x + r * p.x_stride + v * LANES, lanes(left - v * LANES));
+    for (int64_t i = 0; i < some; ++i) {
+        __m512bh column[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) column[v] = as_pairs(_mm512_load_si512(a + (v * pairs + i) * 2 * LANES));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m512bh both = as_pairs(_mm512_set1_epi32(h[r][i]));
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], column[v], both);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) store_row(x + r * p.x_stride + v * LANES, lanes(left - v * LANES), acc[r][v]);
+}
 
 // R rows of x += h a.
 template <int R>
 __attribute__((noinline)) void up(const FloatPair& p, const bf16* a, int64_t row) {
     const int64_t pairs = ceil_div(p.rank, 2);
     bf16* x = static_cast<bf16*>(p.x) + row * p.x_stride;
-    alignas(64) int32_t h[R][128];
+    int32_t h[R][128];
     for (int64_t from = 0; from < pairs; from += 128) {  // almost always once: rank <= 256
         const int64_t some = least(128, pairs - from);
         for (int r = 0; r < R; ++r)
@@ -124,23 +156,11 @@ __attribute__((noinline)) void up(const FloatPair& p, const bf16* a, int64_t row
                 const bf16* line = p.h + (row + r) * p.rank + at;
                 h[r][i] = static_cast<int32_t>(line[0] | (at + 1 < p.rank ? static_cast<uint32_t>(line[1]) << 16 : 0));
             }
-        for (int64_t c = 0; c < p.columns; c += LANES) {
-            const __mmask16 mask = lanes(p.columns - c);
-            const bf16* from_a = a + (c / LANES * pairs + from) * 2 * LANES;
-            __m512 acc[R];
-#pragma GCC unroll 4
-            for (int r = 0; r < R; ++r)
-                acc[r] = _mm512_castsi512_ps(_mm512_slli_epi32(
-                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + r * p.x_stride + c)), 16));
-            for (int64_t i = 0; i < some; ++i) {
-                const __m512bh v = as_pairs(_mm512_load_si512(from_a + i * 2 * LANES));
-#pragma GCC unroll 4
-                for (int r = 0; r < R; ++r) acc[r] = _mm512_dpbf16_ps(acc[r], v, as_pairs(_mm512_set1_epi32(h[r][i])));
-            }
-#pragma GCC unroll 4
-            for (int r = 0; r < R; ++r)
-                _mm256_mask_storeu_epi16(x + r * p.x_stride + c, mask, (__m256i)_mm512_cvtneps_pbh(acc[r]));
-        }
+        int64_t c = 0;
+        for (; c + UP_VECTORS * LANES <= p.columns; c += UP_VECTORS * LANES)
+            up_columns<R, UP_VECTORS>(p, h, some, pairs, a + (c / LANES * pairs + from) * 2 * LANES, x + c, p.columns - c);
+        for (; c < p.columns; c += LANES)
+            up_columns<R, 1>(p, h, some, pairs, a + (c / LANES * pairs + from) * 2 * LANES, x + c, p.columns - c);
     }
 }
 
@@ -151,16 +171,21 @@ inline __m512i upper(const int8_t* p, __mmask16 mask) {  // an INT8 code is exac
     return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, p))));
 }
 
-// `R` ranks of 16 columns of the sums. `h` has, for every two tokens, 2 values of each rank.
+constexpr int64_t SUMMED_ROWS = 64;  // rows that are read whole before the next: their lines stay in the nearest cache
+
+// `R` ranks of 16 columns of the sums, over rows [m, stop) onto what is there. `h` has, for every two tokens, 2 values of each rank.
 template <int R, typename T>
-__attribute__((noinline)) void sums(const FloatPair& p, const bf16* h, int64_t column, int64_t rank) {
+__attribute__((noinline)) void sums(const FloatPair& p, const bf16* h, int64_t column, int64_t rank, int64_t m, int64_t stop) {
     const T* x = static_cast<const T*>(p.x) + column;
     const __mmask16 mask = lanes(p.columns - column);
     const int64_t stride = 2 * p.rank;
+    float* to = p.sums + rank * p.columns + column;
     __m512 acc[R];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
-    for (int64_t m = 0; m < p.rows; m += 2) {
+    for (int r = 0; r < R; ++r) acc[r] = m ? _mm512_maskz_loadu_ps(mask, to + r * p.columns) : _mm512_setzero_ps();
+    for (; m < stop; m += 2) {
+        __builtin_prefetch(x + (m + SUMMED_ROWS) * p.x_stride, 0, 2);
+        __builtin_prefetch(x + (m + 1 + SUMMED_ROWS) * p.x_stride, 0, 2);
         const __m512i first = upper(x + m * p.x_stride, mask);
         const __m512i second = m + 1 < p.rows ? upper(x + (m + 1) * p.x_stride, mask) : _mm512_setzero_si512();
         const __m512bh pair = as_pairs(_mm512_or_si512(_mm512_srli_epi32(first, 16), second));
@@ -168,17 +193,30 @@ __attribute__((noinline)) void sums(const FloatPair& p, const bf16* h, int64_t c
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) acc[r] = _mm512_dpbf16_ps(acc[r], pair, as_pairs(broadcast_pair(line + 2 * r)));
     }
-    const __m512 scale = _mm512_set1_ps(p.scale);
-    for (int r = 0; r < R; ++r)
-        _mm512_mask_storeu_ps(p.sums + (rank + r) * p.columns + column, mask, _mm512_mul_ps(acc[r], scale));
+    const __m512 scale = _mm512_set1_ps(stop < p.rows ? 1.0f : p.scale);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) _mm512_mask_storeu_ps(to + r * p.columns, mask, _mm512_mul_ps(acc[r], scale));
 }
 
 template <typename T>
-void sums_of(const FloatPair& p, const bf16* h, int64_t column) {
+void sums_of(const FloatPair& p, const bf16* h, int64_t column, int64_t m, int64_t stop) {
     int64_t rank = 0;
-    for (; rank + 16 <= p.rank; rank += 16) sums<16, T>(p, h, column, rank);
-    for (; rank + 4 <= p.rank; rank += 4) sums<4, T>(p, h, column, rank);
-    for (; rank < p.rank; ++rank) sums<1, T>(p, h, column, rank);
+    for (; rank + 16 <= p.rank; rank += 16) sums<16, T>(p, h, column, rank, m, stop);
+    for (; rank + 4 <= p.rank; rank += 4) sums<4, T>(p, h, column, rank, m, stop);
+    for (; rank < p.rank; ++rank) sums<1, T>(p, h, column, rank, m, stop);
+}
+
+// h with the values of two tokens side by side; zeros for the one after the last.
+void pair_tokens(const FloatPair& p, bf16* to) {
+    for (int64_t m = 0; m < p.rows; m += 2)
+        for (int64_t r = 0; r < p.rank; r += LANES) {
+            const __mmask16 mask = lanes(p.rank - r);
+            const bf16* from = p.h + m * p.rank + r;
+            const __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+            const __m512i second =
+                m + 1 < p.rows ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + p.rank)) : _mm512_setzero_si512();
+            _mm512_mask_storeu_epi32(to + (m * p.rank + 2 * r), mask, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+        }
 }
 
 void pair_down(const FloatPair& p) {
@@ -212,18 +250,16 @@ void pair_up(const FloatPair& p) {
 }
 
 void pair_sums(const FloatPair& p) {
-    bf16* h = packed.at_least(ceil_div(p.rows, 2) * 2 * p.rank + 2);
-    for (int64_t m = 0; m < p.rows; ++m)
-        for (int64_t r = 0; r < p.rank; ++r) h[m / 2 * 2 * p.rank + 2 * r + m % 2] = p.h[m * p.rank + r];
-    if (p.rows % 2)
-        for (int64_t r = 0; r < p.rank; ++r) h[p.rows / 2 * 2 * p.rank + 2 * r + 1] = 0;
-#pragma omp parallel for num_threads(p.threads) schedule(static) if (p.threads > 1)
-    for (int64_t column = 0; column < p.columns; column += LANES) {
-        if (p.x_type == 2)
-            sums_of<bf16>(p, h, column);
-        else
-            sums_of<int8_t>(p, h, column);
-    }
+    bf16* h = packed.at_least(ceil_div(p.rows, 2) * 2 * p.rank);
+    pair_tokens(p, h);
+    const int64_t groups = ceil_div(p.columns, LANES), parts = least(p.threads, groups);  // a thread takes columns of its own
+#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+    for (int64_t part = 0; part < parts; ++part)
+        for (int64_t m = 0; m == 0 || m < p.rows; m += SUMMED_ROWS)
+            for (int64_t group = part * groups / parts; group < (part + 1) * groups / parts; ++group) {
+                const int64_t stop = least(p.rows, m + SUMMED_ROWS);
+                p.x_type == 2 ? sums_of<bf16>(p, h, group * LANES, m, stop) : sums_of<int8_t>(p, h, group * LANES, m, stop);
+            }
 }
 
 }  // namespace
