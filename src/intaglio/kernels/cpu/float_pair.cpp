@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "float_pair_levels.h"
+#include "transpose_avx512.h"
 
 namespace intaglio {
 namespace {
@@ -51,25 +52,53 @@ inline __m512i low_halves(const float* from, int64_t stride, __mmask16 mask, __m
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(v, scale)));
 }
 
-// `a` as vectors: of 16 neighbours along one side, each two along the other; pairs innermost. Every thread of the team
-// takes a share.
 struct Side {
     int64_t length, stride;
 };
-void pack(const FloatPair& p, Side lane_side, Side pair_side, bf16* to) {
-    const int64_t pairs = ceil_div(pair_side.length, 2), all = ceil_div(lane_side.length, LANES) * pairs;
+
+// 16 lanes of up to 16 pairs that are neighbours in memory, from `pair` on.
+inline void pack_neighbours(const FloatPair& p, Side lane_side, int64_t lane, int64_t length, int64_t pair, bf16* to) {
     const __m512 scale = _mm512_set1_ps(p.scale);
+    const __mmask16 low = lanes(length - pair), high = length - pair > LANES ? lanes(length - pair - LANES) : 0;
+    __m512i r[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i) {
+        const bool there = lane + i < lane_side.length;
+        const float* from = p.a + (there ? lane + i : lane) * lane_side.stride + pair;
+        const __m512 a = _mm512_maskz_loadu_ps(there ? low : 0, from), b = _mm512_maskz_loadu_ps(there ? high : 0, from + LANES);
+        r[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(b, scale), _mm512_mul_ps(a, scale));
+    }
+    transpose(r);
+    for (int64_t i = 0; i < least(LANES, ceil_div(length - pair, 2)); ++i) _mm512_store_si512(to + i * 2 * LANES, r[i]);
+}
+
+// 16 lanes of one pair, wherever they lie.
+inline void pack_lanes(const FloatPair& p, Side lane_side, int64_t lane, Side pair_side, int64_t pair, bf16* to) {
+    const __m512 scale = _mm512_set1_ps(p.scale);
+    const __mmask16 mask = lanes(lane_side.length - lane);
+    const float* from = p.a + lane * lane_side.stride + pair * pair_side.stride;
+    __m512i v = low_halves(from, lane_side.stride, mask, scale);
+    if (pair + 1 < pair_side.length) {
+        const __m512i second = low_halves(from + pair_side.stride, lane_side.stride, mask, scale);
+        v = _mm512_or_si512(v, _mm512_slli_epi32(second, 16));
+    }
+    _mm512_store_si512(to, v);
+}
+
+// `a` as vectors: of 16 neighbours along one side, each two along the other; pairs innermost. Every thread of the team
+// takes a share.
+void pack(const FloatPair& p, Side lane_side, Side pair_side, bf16* to) {
+    const bool neighbours = pair_side.stride == 1;
+    const int64_t pairs = ceil_div(pair_side.length, 2), at_once = neighbours ? LANES : 1;
+    const int64_t cuts = ceil_div(pairs, at_once), all = ceil_div(lane_side.length, LANES) * cuts;
 #pragma omp for schedule(static)
     for (int64_t at = 0; at < all; ++at) {
-        const int64_t lane = at / pairs * LANES, pair = at % pairs * 2;
-        const __mmask16 mask = lanes(lane_side.length - lane);
-        const float* from = p.a + lane * lane_side.stride + pair * pair_side.stride;
-        __m512i v = low_halves(from, lane_side.stride, mask, scale);
-        if (pair + 1 < pair_side.length) {
-            const __m512i second = low_halves(from + pair_side.stride, lane_side.stride, mask, scale);
-            v = _mm512_or_si512(v, _mm512_slli_epi32(second, 16));
-        }
-        _mm512_store_si512(to + at * 2 * LANES, v);
+        const int64_t lane = at / cuts * LANES, pair = at % cuts * at_once;
+        bf16* there = to + (lane / LANES * pairs + pair) * 2 * LANES;
+        if (neighbours)
+            pack_neighbours(p, lane_side, lane, pair_side.length, 2 * pair, there);
+        else
+            pack_lanes(p, lane_side, lane, pair_side, 2 * pair, there);
     }
 }
 

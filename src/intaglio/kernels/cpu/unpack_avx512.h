@@ -4,6 +4,7 @@
 
 #include "codes.h"
 #include "tiles_avx512.h"
+#include "transpose_avx512.h"
 
 namespace intaglio {
 namespace avx512 {
@@ -74,35 +75,6 @@ struct Decoder {
     }
 };
 
-// 16 rows of 16 quads -> 16 quads of 16 rows.
-inline void transpose_quads(__m512i* r) {
-    __m512i t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    // r[4 i + j], lane l: quad 4 l + j of rows 4 i .. 4 i + 3
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-        const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
-        const __m512i c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
-        const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
-        t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
-        t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
-        t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
-    for (int i = 0; i < 16; ++i) r[i] = t[i];
-}
-
 // 128 codes of row `o` from the even column `k` on, two a byte, their signs turned round.
 inline __m512i packed(const Decoder& decoder, int64_t o, int64_t k) {
     return _mm512_xor_si512(_mm512_loadu_si512(decoder.address(o, k)), _mm512_set1_epi8(static_cast<char>(0x88)));
@@ -130,7 +102,7 @@ inline void unpack_output_nibbles(const Decoder& decoder, int64_t o, int64_t k, 
         decoder.prefetch(o + j + PANEL, k);
         r[j] = packed(decoder, o + j, k);
     }
-    transpose_quads(r);
+    transpose(r);
 #pragma GCC unroll 16
     for (int64_t q = 0; q < 16; ++q) {
         _mm512_store_si512(to + q * 256, unsigned_codes(_mm512_multishift_epi64_epi8(low, r[q])));
@@ -161,7 +133,7 @@ __attribute__((noinline)) void unpack_output(
                 for (int64_t j = 0; j < 16; ++j)
                     r[j] = j < there ? decoder.part(first + j, k + i, here) : _mm512_setzero_si512();
             }
-            transpose_quads(r);
+            transpose(r);
             uint8_t* to = panel + i / 4 * 128 + half * 64;
             if (here == 64) {
 #pragma GCC unroll 16
