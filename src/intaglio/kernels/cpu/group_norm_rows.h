@@ -178,6 +178,14 @@ template <typename T, bool Codes>
 struct Gradient {
     const GroupNormGrad& n;
 
+    // The lines of a row that is read later: codes lie in memory since the forward pass.
+    void ask_for(int64_t row, int64_t c) const {
+        const int64_t start = row * n.channels + c, size = Codes ? 1 : sizeof(T);
+        for (int64_t line = 0; line < BLOCK * size; line += 64)
+            __builtin_prefetch(static_cast<const char*>(n.x) + start * size + line, 0, 2);
+        for (int64_t line = 0; line < BLOCK; line += 64 / sizeof(T)) __builtin_prefetch(static_cast<const T*>(n.grad) + start + line, 0, 2);
+    }
+
     Block distance(int64_t row, int64_t c, const Channels::Sample& p) const {
         const int64_t left = n.channels - c, start = row * n.channels + c;
         const T* kind = nullptr;
@@ -207,6 +215,7 @@ struct Gradient {
         for (int64_t c = 0; c < n.channels; c += BLOCK) {
             Block s = {}, q = {};
             for (int64_t row = first_row; row < first_row + rows; ++row) {
+                ask_for(row + PART, c);
                 const Block d = distance(row, c, p), g = grad_z(row, c, p, d);
 #pragma GCC unroll 4
                 for (int i = 0; i < VECTORS; ++i) {
