@@ -46,11 +46,14 @@ def test_equals_the_operators(shape, back, dtype, factors):
     if shape[2].taps == 1:
         pair = Pair(torch.randn(3, call.shape[3]), torch.randn(call.out_shape[3], 3).T, 0.5, 2.0)
     for given in (None, pair):
-        one, apart = call(x, factor, given), call._by_operators(x, factor, given)
-        for a, b in zip(one, apart, strict=True):
-            assert (a is None) == (b is None)
-            if a is not None:
-                assert torch.equal(a, b)
+        for out_factor in (None, torch.rand(call.out_shape[3]) + 0.5):
+            one = call(x, factor, given, out_factor)
+            scale = call.column_scale if out_factor is None else call.column_scale * out_factor
+            apart = call._by_operators(x, factor, given, scale)
+            for a, b in zip(one, apart, strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    assert torch.equal(a, b)
 
 
 def test_any_strides():

@@ -189,17 +189,24 @@ def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def grad_input(
-    layer: nn.Linear | nn.Conv2d, grad: Tensor, input_shape: torch.Size, factor: Tensor | None = None
+    layer: nn.Linear | nn.Conv2d,
+    grad: Tensor,
+    input_shape: torch.Size,
+    factor: Tensor | None = None,
+    out_factor: Tensor | None = None,
 ) -> Tensor:
     """The gradient of `output` with respect to `x`, in the dtype of `grad`.
 
     Args:
         factor: float32 (O,) or one row per sample (B, O), multiplied into `grad` first; None for 1.
+        out_factor: float32 (I,), multiplied into the result; None for 1.
     """
     shape, scale = geometry(layer), input_scale(layer)
     base = integer_base(layer, "grad_input", grad.dtype)
     if base is not None:
-        return integer.grad_input(base, grad, factor, input_shape)[0]
+        return integer.grad_input(base, grad, factor, input_shape, out_factor=out_factor)[0]
+    if out_factor is not None:
+        scale = out_factor if scale is None else scale * out_factor
     if factor is not None:
         grad = grad * shape.along_channels(factor.to(grad.dtype), grad)
     grad_x = shape.grad_input(grad, float_weight(layer, grad.dtype), input_shape)

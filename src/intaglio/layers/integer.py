@@ -80,34 +80,47 @@ def to_codes(x: Tensor, geometry: Geometry, factor: Tensor | None, *, by_token: 
 
 
 def output(
-    base: IntegerLayer, x: Tensor, factor: Tensor | None, *, bias: Tensor | None, pair: Pair | None = None
+    base: IntegerLayer,
+    x: Tensor,
+    factor: Tensor | None,
+    *,
+    bias: Tensor | None,
+    pair: Pair | None = None,
+    out_factor: Tensor | None = None,
 ) -> tuple[Codes, Tensor, Tensor | None]:
     """`q(x * factor) codes^T * scales + bias`, in the dtype of `x`, with a low-rank pair's share added to it.
 
     Args:
         factor: float32 (I,) or one row per sample (B, I); None for 1.
+        out_factor: float32 (O,), multiplied into the scales; None for 1.
 
     Returns:
         The codes of `x * factor`, the output, and what `x` became in the rank of the pair.
     """
-    result = _call(base, x, None, bias)(to_pixels(_stored(x), base.geometry), _by_sample(factor), pair)
+    result = _call(base, x, None, bias)(to_pixels(_stored(x), base.geometry), _by_sample(factor), pair, out_factor)
     out = _from_pixels(result.out, base.geometry, x.shape, base.geometry.out_channels).to(x.dtype)
     return Codes(result.codes, result.scale), out, result.h
 
 
 def grad_input(
-    base: IntegerLayer, grad: Tensor, factor: Tensor | None, shape: torch.Size, *, pair: Pair | None = None
+    base: IntegerLayer,
+    grad: Tensor,
+    factor: Tensor | None,
+    shape: torch.Size,
+    *,
+    pair: Pair | None = None,
+    out_factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`(grad * factor) W * input_scale` for an input of `shape`, in the dtype of `grad`, with a pair's share added.
 
     Args:
         factor: float32 (O,) or one row per sample (B, O); None for 1.
+        out_factor: float32 (I,), multiplied into the result's scales; None for 1.
     """
     scale = base.integer_weight().scale
     call = _call(base, grad, shape, None)
-    result = call(
-        to_pixels(_stored(grad), base.geometry), _by_sample(scale if factor is None else factor * scale), pair
-    )
+    factor = scale if factor is None else factor * scale
+    result = call(to_pixels(_stored(grad), base.geometry), _by_sample(factor), pair, out_factor)
     out = _from_pixels(result.out, base.geometry, shape, base.geometry.in_channels).to(grad.dtype)
     return out, result.h
 

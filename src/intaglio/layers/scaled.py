@@ -67,18 +67,21 @@ class ScaledProduct(torch.autograd.Function):
 
 
 class IntegerScaledProduct(torch.autograd.Function):
-    """The same where `output` runs in integers. Keeps the INT8 codes of `x * r_in` and of `y0 - b`, no float tensor.
+    """The same where `output` runs in integers. Keeps the INT8 codes of `x * r_in` and of `(y0 - b) * r_out`, no float.
 
-    `x` in `dr_in` is taken back from its codes, so a factor of exactly 0 gets no gradient.
+    Factors that all samples share are scales of the products, at no cost. `x` and `y0` are taken back from their codes
+    by division, so a factor of exactly 0 gets no gradient.
     """
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, base: QuantizedLayer
     ) -> Tensor:
-        factor = _input_factor(r_in, rows, base)
-        codes, z, _ = integer.output(base, x, factor, bias=None)
-        kept = integer.to_codes(z, base.geometry, None, by_token=True) if ctx.needs_input_grad[1] else None
+        factor, shared = _input_factor(r_in, rows, base), rows is None
+        codes, y, _ = integer.output(base, x, factor, bias=None, out_factor=r_out[0] if shared else None)
+        if not shared:
+            y = y.mul_(base.geometry.along_channels(_chosen(r_out, rows).to(y.dtype), y))
+        kept = integer.to_codes(y, base.geometry, None, by_token=True) if ctx.needs_input_grad[1] else None
         ctx.base, ctx.input_shape = base, x.shape
         ctx.save_for_backward(
             *((codes.qdata, codes.scale) if ctx.needs_input_grad[2] else (None, None)),
@@ -87,29 +90,34 @@ class IntegerScaledProduct(torch.autograd.Function):
             r_in,
             rows,
         )
-        y = z.mul_(base.geometry.along_channels(_chosen(r_out, rows).to(z.dtype), z))
         return y if base.bias is None else y.add_(base.geometry.along_channels(base.bias.to(y.dtype), y))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_codes, x_scale, z_codes, z_scale, r_out, r_in, rows = ctx.saved_tensors
+        x_codes, x_scale, y_codes, y_scale, r_out, r_in, rows = ctx.saved_tensors
         need_x, need_out, need_in = ctx.needs_input_grad[:3]
         base, grad_out, grad_in = ctx.base, None, None
         if need_out:
-            per_sample = integer.sum_products(grad, integer.Codes(z_codes, z_scale), base.geometry)
-            grad_out = _add_to_sets(per_sample, r_out, rows)
+            per_sample = integer.sum_products(grad, integer.Codes(y_codes, y_scale), base.geometry)
+            grad_out = _add_to_sets(_divided(per_sample, _chosen(r_out, rows)), r_out, rows)
         if not (need_x or need_in):
             return None, grad_out, None, None, None
-        grad_xs = frozen.grad_input(base, grad, ctx.input_shape, _chosen(r_out, rows))
-        if need_in:
-            per_sample = integer.sum_products(grad_xs, integer.Codes(x_codes, x_scale), base.geometry)
-            factor = _input_factor(r_in, rows, base)
-            assert factor is not None
-            grad_in = _add_to_sets(torch.where(factor == 0, 0.0, per_sample / factor), r_in, rows)
-        if need_x and r_in is not None:
-            grad_xs = grad_xs.mul_(base.geometry.along_channels(_chosen(r_in, rows).to(grad.dtype), grad_xs))
-        return grad_xs if need_x else None, grad_out, grad_in, None, None
+        chosen_in = None if r_in is None else _chosen(r_in, rows)
+        shared = chosen_in if rows is None else None
+        grad_x = frozen.grad_input(base, grad, ctx.input_shape, _chosen(r_out, rows), out_factor=shared)
+        if chosen_in is not None and shared is None:
+            grad_x = grad_x.mul_(base.geometry.along_channels(chosen_in.to(grad_x.dtype), grad_x))
+        if need_in and r_in is not None and chosen_in is not None:
+            per_sample = integer.sum_products(grad_x, integer.Codes(x_codes, x_scale), base.geometry)
+            factor = chosen_in * chosen_in if base.input_scale is None else chosen_in * chosen_in * base.input_scale
+            grad_in = _add_to_sets(_divided(per_sample, factor), r_in, rows)
+        return grad_x if need_x else None, grad_out, grad_in, None, None
+
+
+def _divided(sums: Tensor, factor: Tensor) -> Tensor:
+    """`sums / factor`; 0 where the factor is 0, from which nothing can be taken back."""
+    return torch.where(factor == 0, 0.0, sums / factor)
 
 
 def _chosen(r: Tensor, rows: Tensor | None) -> Tensor:

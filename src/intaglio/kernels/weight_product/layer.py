@@ -109,26 +109,33 @@ class LayerCall:
             up=FloatPair(rows=out_rows, columns=self.out_shape[3], x_type=2, x_stride=self.out_shape[3]),
         )  # fmt: skip
 
-    def __call__(self, x: Tensor, factor: Tensor | None, pair: Pair | None = None) -> LayerResult:
+    def __call__(
+        self, x: Tensor, factor: Tensor | None, pair: Pair | None = None, out_factor: Tensor | None = None
+    ) -> LayerResult:
         """
         Args:
             x: float32 or bfloat16, of the call's shape and dtype, any strides.
             factor: float32 (S, C), multiplied in before rounding; None for 1.
+            out_factor: float32 (columns of the result), multiplied into `column_scale`; None for 1.
         """
+        column_scale = self.column_scale if out_factor is None else self.column_scale * out_factor
         kernels = binding.compiled(x, self.weight.qdata)
         if kernels is None or watched() or (pair is not None and not _fits(x, pair)):
-            return self._by_operators(x, factor, pair)
+            return self._by_operators(x, factor, pair, column_scale)
+        factor = None if factor is None else factor.contiguous()
         with self._lock:
-            return self._at_once(kernels, x.contiguous(), None if factor is None else factor.contiguous(), pair)
+            return self._at_once(kernels, x.contiguous(), factor, pair, column_scale)
 
-    def _at_once(self, kernels: ctypes.CDLL, x: Tensor, factor: Tensor | None, pair: Pair | None) -> LayerResult:
+    def _at_once(
+        self, kernels: ctypes.CDLL, x: Tensor, factor: Tensor | None, pair: Pair | None, column_scale: Tensor
+    ) -> LayerResult:
         codes, scale = x.new_empty(self.shape, dtype=torch.int8), x.new_empty(self.groups, dtype=torch.float32)
         out, h = x.new_empty(self.out_shape), None
         call, threads = self.structure, torch.get_num_threads()
         rows, product = call.rows, call.product
         rows.x, rows.codes, rows.scale = x.data_ptr(), codes.data_ptr(), scale.data_ptr()
         rows.factor, rows.samples = (None, 1) if factor is None else (factor.data_ptr(), len(factor))
-        product.out = out.data_ptr()
+        product.out, product.column_scale = out.data_ptr(), column_scale.data_ptr()
         rows.threads = product.threads = threads
         call.with_pair = pair is not None
         if pair is not None:
@@ -142,28 +149,29 @@ class LayerCall:
         """The product of int8 codes (B, H, W, C), dense, and their scales (G,): what a call gives from their values."""
         kernels = binding.compiled(codes, self.weight.qdata)
         if kernels is None or watched():
-            return self._product(codes, scale)
+            return self._product(codes, scale, self.column_scale)
         out = codes.new_empty(self.out_shape, dtype=self.dtype)
         with self._lock:
             product = self.structure.product
             product.x, product.row_scale, product.out = codes.data_ptr(), scale.data_ptr(), out.data_ptr()
+            product.column_scale = self.column_scale.data_ptr()
             product.threads = torch.get_num_threads()
             kernels.intaglio_product(ctypes.byref(product))
         return out
 
-    def _by_operators(self, x: Tensor, factor: Tensor | None, pair: Pair | None) -> LayerResult:
+    def _by_operators(self, x: Tensor, factor: Tensor | None, pair: Pair | None, column_scale: Tensor) -> LayerResult:
         codes, scale = quantize_rows(x.reshape(self._rows_shape), factor)
         codes = codes.view(self.shape)
-        out = self._product(codes, scale)
+        out = self._product(codes, scale, column_scale)
         if pair is None:
             return LayerResult(codes, scale, out, None)
         h = pair_down(x.reshape(-1, self.shape[3]), pair.down, pair.scale_down)
         pair_up(out.view(-1, self.out_shape[3]), h, pair.up, pair.scale_up)
         return LayerResult(codes, scale, out, h)
 
-    def _product(self, codes: Tensor, scale: Tensor) -> Tensor:
+    def _product(self, codes: Tensor, scale: Tensor, column_scale: Tensor) -> Tensor:
         return weight_product(
-            codes, self.weight, self.window, row_scale=scale, column_scale=self.column_scale, bias=self.bias,
+            codes, self.weight, self.window, row_scale=scale, column_scale=column_scale, bias=self.bias,
             grad_input_size=self.grad_input_size, dtype=self.dtype,
         )  # fmt: skip
 
