@@ -235,3 +235,12 @@ def test_what_is_refused():
         attention(q, k, torch.zeros(1, 2, 6, 4))
     with pytest.raises(UserError, match=r"k torch.bfloat16, v torch.float32; expected one dtype: cast them"):
         attention(q, k.bfloat16(), k)
+
+
+def test_a_second_derivative_is_refused():
+    q, k, v = (torch.randn(1, 2, 6, 16).bfloat16().requires_grad_() for _ in range(3))
+    (grad,) = torch.autograd.grad(attention(q, k, v).float().square().sum(), q, create_graph=True)
+    if attention(q, k, v).grad_fn.name() != "_AttentionBackward":
+        pytest.skip("torch computes it")
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

@@ -22,7 +22,7 @@ def test_no_code_is_shared_between_processors(tmp_path):
     for unit, flags in build.UNITS.items():
         made = tmp_path / f"{unit}.o"
         command = [
-            build.compiler(),
+            *build.compiler(),
             *build.FLAGS,
             *flags,
             '-DINTAGLIO_SOURCES=""',
@@ -48,7 +48,7 @@ def test_what_is_compiled_for_avx_vnni(tmp_path):
     unit = build.SOURCES / "product_avxvnni.cpp"
     flags = [*build.FLAGS, *build.UNITS[unit.name]]
     text = tmp_path / "product.s"
-    subprocess.run([build.compiler(), *flags, "-S", unit, "-o", text], check=True)
+    subprocess.run([*build.compiler(), *flags, "-S", unit, "-o", text], check=True)
     assert "{vex} vpdpbusd" in text.read_text()
     text.write_text(text.read_text().replace("{vex} vpdpbusd", "vpdpbusd"))
     main = tmp_path / "main.cpp"
@@ -56,7 +56,7 @@ def test_what_is_compiled_for_avx_vnni(tmp_path):
     program = tmp_path / "program"
     sources = [build.SOURCES / "product_avx512vl.cpp", text, main]
     flags = [*build.FLAGS, *build.UNITS["product_avx512vl.cpp"], f"-I{build.SOURCES}"]
-    subprocess.run([build.compiler(), *flags, *sources, "-o", program], check=True)
+    subprocess.run([*build.compiler(), *flags, *sources, "-o", program], check=True)
     subprocess.run([program], check=True)
 
 

@@ -105,3 +105,12 @@ def test_shapes_that_do_not_meet(name):
         UserError, match=rf"pair_{name}: x \(5, 8\), h \(5, 2\), a \(2, 9\); expected \(M, C\), \(M, R\)"
     ):
         pair_down(x, a) if name == "down" else pair_up(x, h, a)
+
+
+def test_autograd_sees_what_is_written():
+    w = torch.ones(3, 64, dtype=torch.bfloat16, requires_grad=True)
+    x = torch.ones(3, 64).bfloat16()
+    y = w * x
+    pair_up(x, torch.ones(3, 2).bfloat16(), torch.ones(2, 64))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

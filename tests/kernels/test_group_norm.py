@@ -156,3 +156,11 @@ def test_what_is_refused():
             call()
     with pytest.raises(UserError, match="keep"):
         group_norm(x, 2, keep="nothing")
+
+
+@pytest.mark.parametrize("keep", ["input", "codes"])
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 3, 0)])
+def test_no_pixels(shape, keep):
+    x = torch.randn(shape, requires_grad=True)
+    group_norm(x, 2, keep=keep).sum().backward()
+    assert x.grad.shape == shape

@@ -107,3 +107,10 @@ def test_what_is_refused():
     for call in (lambda: layer_norm(x, torch.ones(3)), lambda: layer_norm(x.int()), lambda: layer_norm(x[0, 0])):
         with pytest.raises(UserError, match=r"expected float \(\.\.\., C\), and \(C,\) twice or None"):
             call()
+
+
+@pytest.mark.parametrize("keep", ["input", "codes"])
+def test_no_rows(keep):
+    x = torch.randn(0, 4, requires_grad=True)
+    layer_norm(x, keep=keep).sum().backward()
+    assert x.grad.shape == (0, 4)

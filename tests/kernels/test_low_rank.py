@@ -149,6 +149,35 @@ def test_what_is_refused():
             ),
             "token_gradient: h torch.int32 (3, 2), right torch.int8 (4, 8)",
         ),
+        (
+            lambda: token_gradient(
+                torch.zeros(4, 2, dtype=torch.int32), x, left_scale=torch.ones(3), right_scale=torch.ones(3),
+                rank_scale=torch.ones(2), bits=8, power_of_two=False,
+            ),
+            "for 4 rows of rank 2 by 8 columns; expected one for each of equal runs of rows",
+        ),
+        (
+            lambda: token_gradient(
+                torch.zeros(4, 2, dtype=torch.int32), x, left_scale=torch.ones(4), right_scale=torch.ones(4),
+                rank_scale=torch.ones(2), bits=8, power_of_two=False, divisor=torch.ones(2),
+            ),
+            "divisor [(4,), (4,), (2,), (2,)]",
+        ),
+        (
+            lambda: low_rank_update(
+                torch.zeros(4, 3), x, a, b, row_scale=torch.ones(4), power_of_two=False,
+                **(ones | {"first_scale": torch.ones(1)}),
+            ),
+            "expected torch.int8, 2 scales twice and 3",
+        ),
+        (
+            lambda: low_rank_update(
+                torch.zeros(3).expand(4, 3), x, a, b, row_scale=torch.ones(4), power_of_two=False, **ones
+            ),
+            "low_rank_update: x (4, 8)",
+        ),
+        (lambda: codes_by_group(torch.zeros(3, 2), 9, 3, power_of_two=False), "codes of 9 bits; expected 2 .. 8"),
+        (lambda: codes_by_column(torch.zeros(3, 2), 1, power_of_two=False), "codes of 1 bits; expected 2 .. 8"),
         (lambda: codes_by_group(torch.zeros(3, 2), 8, 2, power_of_two=False), "x (3, 2) in 2 groups"),
         (lambda: codes_by_column(torch.zeros(3, 2), 8, power_of_two=False, divisor_R=torch.ones(2)), "divisor (2,)"),
     ):  # fmt: skip

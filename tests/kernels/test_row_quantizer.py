@@ -158,3 +158,5 @@ def test_factors_of_either_sign_and_a_product_that_is_no_number(dtype, columns):
     assert torch.equal(codes, expected_codes)
     torch.testing.assert_close(scale, expected_scale, rtol=0, atol=0, equal_nan=True)
     assert scale.isnan().tolist() == [row == 3 for row in range(11)]
+    with pytest.raises(UserError, match=r"x \(4, 1, 5\) with factor \(0, 5\)"):
+        quantize_rows(torch.zeros(4, 1, 5), torch.ones(0, 5))

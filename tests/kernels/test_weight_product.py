@@ -156,7 +156,18 @@ def test_what_is_refused():
             lambda: weight_product(codes(1, 1, 3, 5), weight, Window(), row_scale=ones, column_scale=ones),
             "(B, H, W, 4)",
         ),
-        (lambda: weight_product(x, weight, Window(), row_scale=ones, column_scale=ones), "1 column scales for 3 rows"),
+        (
+            lambda: weight_product(x, weight, Window(), row_scale=ones, column_scale=ones),
+            "1 column scales and None biases",
+        ),
+        (
+            lambda: weight_product(x, weight, Window(), row_scale=ones, column_scale=weight.scale, bias=ones),
+            "6 column scales and 1 biases",
+        ),
+        (
+            lambda: weight_product(x, weight, Window(), row_scale=ones, column_scale=weight.scale, dtype=torch.float16),
+            "a result in torch.float16",
+        ),
         (
             lambda: weight_product(
                 codes(1, 1, 3, 6), weight, Window(), row_scale=ones, column_scale=ones, grad_input_size=(1, 4)

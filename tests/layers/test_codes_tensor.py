@@ -1,9 +1,12 @@
 """A parameter of INT8 codes is a float tensor to whoever asks, and gives its codes back from its values."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from intaglio.errors import UserError
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.quantizers import integer_step as step
 
@@ -46,3 +49,23 @@ def test_stochastic_rounding_has_no_bias():
     tensor.round_to(values, torch.tensor(3))
     # the standard error of 20,000 draws of a variable that is 0 or 1 with probability 0.3
     assert abs(tensor.values()[0, 1:].mean().item() - 0.3) < 5 * (0.3 * 0.7 / 20000) ** 0.5
+
+
+def test_what_would_be_lost_is_refused():
+    parameter = nn.Parameter(CodesTensor.of(torch.randn(3, 4), 0))
+    parameter.grad = torch.ones(3, 4)
+    for foreach in (False, True):
+        optimizer = torch.optim.AdamW([parameter], foreach=foreach)
+        with pytest.raises(UserError, match="IntegerAdamW"):
+            optimizer.step()
+    with pytest.raises(UserError, match="held as INT8 codes"):
+        nn.init.zeros_(parameter)
+
+
+def test_copies_are_their_own():
+    parameter = nn.Parameter(CodesTensor.of(torch.randn(3, 4), 0))
+    copied = copy.deepcopy(parameter)
+    with torch.no_grad():
+        parameter.copy_(torch.zeros(3, 4))
+    assert isinstance(copied, CodesTensor)
+    assert copied.codes.any()

@@ -1,5 +1,6 @@
 """Layers in integers: against the float ones within the bound of one rounding, and what they keep."""
 
+import copy
 import itertools
 
 import pytest
@@ -200,3 +201,27 @@ def test_not_finite_input_reaches_the_output():
     x[1, 3] = float("inf")
     finite = torch.isfinite(base(x)).all(1)
     assert finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_no_tokens(back):
+    layer = quantize_layer(nn.Linear(12, 8), parse_format("int4"), "mse")
+    layer.integer_gemms = integer.GEMMS
+    x = torch.randn(0, 12, requires_grad=back)
+    y = layer(x)
+    assert y.shape == (0, 8)
+    if back:
+        y.sum().backward()
+        assert x.grad.shape == (0, 12)
+
+
+def test_made_in_inference_mode():
+    torch.manual_seed(0)
+    made = nn.Linear(12, 8)
+    with torch.inference_mode():
+        layer = quantize_layer(copy.deepcopy(made), parse_format("int4"), "mse")
+        layer.integer_gemms = integer.GEMMS
+        inside = layer(torch.ones(3, 12))
+    layer = quantize_layer(made, parse_format("int4"), "mse")
+    layer.integer_gemms = integer.GEMMS
+    assert torch.equal(inside, layer(torch.ones(3, 12)))

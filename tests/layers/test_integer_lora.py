@@ -1,5 +1,7 @@
 """The integer layer against its definition bit for bit, and against float products of the same operands."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -283,3 +285,29 @@ def test_calls_are_laid_out_anew_for_other_arithmetic():
     layer.how = other
     for found, expected in zip(run(layer, x), run(fresh, x), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("how", [IntegerArithmetic(), IntegerArithmetic(integer_adapter=True)])
+def test_copies_after_use_compute_the_same(how):
+    layer, x = (
+        IntegerLoraLayer(quantize_layer(nn.Linear(12, 8), parse_format("int4"), "mse"), 2, 2.0, how),
+        torch.randn(3, 12),
+    )
+    y = layer(x)
+    y.sum().backward()
+    assert torch.equal(copy.deepcopy(layer)(x), y)
+
+
+def test_another_base_can_be_loaded():
+    one, other = layer_of(lambda: nn.Linear(12, 8), EXACT), layer_of(lambda: nn.Linear(12, 8), EXACT, seed=1)
+    x = torch.randn(3, 12)
+    one(x)
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one(x), other(x))
+
+
+def test_made_in_inference_mode():
+    with torch.inference_mode():
+        layer = layer_of(lambda: nn.Linear(12, 8), EXACT)
+        inside = layer(torch.ones(3, 12))
+    assert torch.equal(inside, layer_of(lambda: nn.Linear(12, 8), EXACT)(torch.ones(3, 12)))

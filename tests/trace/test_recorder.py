@@ -16,6 +16,7 @@ from intaglio.layers.model import find_layers
 from intaglio.trace import operations
 from intaglio.trace.operations import Vector, matmul, register
 from intaglio.trace.recorder import Recorder, record
+from intaglio.training.optimizer import make_adamw
 from tiny_models import make_unet
 
 BATCH, TOKENS, TEXT = 2, 64, 5
@@ -36,7 +37,7 @@ def inputs_of(device="cpu"):
 
 def step_of(model, adapter=None, device="cpu"):
     inputs = inputs_of(device)
-    optimizer = None if adapter is None else torch.optim.AdamW(adapter.parameters())
+    optimizer = None if adapter is None else make_adamw(adapter.parameters(), fused=False)
 
     def step():
         model(*inputs, return_dict=False)[0].square().mean().backward()

@@ -149,6 +149,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         loaded = ctypes.CDLL(str(file))
     except OSError as error:
         return None, f"the compiled kernels do not load ({error}); {again}"
+    if not hasattr(loaded, "intaglio_sources"):
+        return None, f"{file.name} is another library of that name; {again}"
     loaded.intaglio_sources.restype = ctypes.c_char_p
     if loaded.intaglio_sources().decode() != build.sources_hash():
         return None, f"the compiled kernels are older than their sources; {again}"
@@ -166,6 +168,12 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def compiled(*tensors: Tensor | None) -> ctypes.CDLL | None:
     """The library, where these tensors are in its reach: on the CPU."""
     return library() if all(t is None or t.device.type == "cpu" for t in tensors) else None
+
+
+def written(tensor: Tensor) -> None:
+    """Tell autograd that a call has changed `tensor` in place: who saved it for a gradient must not use it."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def compiled_at(level: str, *tensors: Tensor | None) -> ctypes.CDLL | None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,11 +78,15 @@ def sources_hash() -> str:
     return digest.hexdigest()
 
 
-def compiler() -> str | None:
-    """The C++ compiler: `$CXX`, else g++; None where there is none or the processor is no x86-64 under Linux."""
+NO_COMPILER = "no C++ compiler for x86-64 under Linux (CXX names one, else it is g++)"
+
+
+def compiler() -> list[str] | None:
+    """The C++ compiler's command: `$CXX`, else g++; None where it is not there or this is no x86-64 under Linux."""
     if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
         return None
-    return shutil.which(os.environ.get("CXX", "g++"))
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    return command if shutil.which(command[0]) else None
 
 
 def build(folder: Path = SOURCES) -> Path | None:
@@ -92,37 +98,40 @@ def build(folder: Path = SOURCES) -> Path | None:
     program = compiler()
     if program is None:
         return None
-    objects = _compile(program, folder, FLAGS)
+    folder.mkdir(parents=True, exist_ok=True)
     library, unfinished = folder / LIBRARY, folder / f"{LIBRARY}.{os.getpid()}"
-    subprocess.run([program, "-shared", "-fopenmp", *STATIC, *objects, "-o", unfinished], check=True)
-    unfinished.replace(library)  # never half a library under its name
-    for path in objects:
-        path.unlink()
+    with tempfile.TemporaryDirectory() as scratch:
+        objects = _compile(program, Path(scratch), FLAGS)
+        try:
+            subprocess.run([*program, "-shared", "-fopenmp", *STATIC, *objects, "-o", unfinished], check=True)
+            unfinished.replace(library)  # never half a library under its name
+        finally:
+            unfinished.unlink(missing_ok=True)
     return library
 
 
 def build_checked(tests: Sequence[Path], folder: Path) -> list[Path]:
     """Each test, a C++ program, with the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, in `folder`."""
     program = compiler()
-    assert program is not None, "no C++ compiler for x86-64 under Linux"
+    assert program is not None, NO_COMPILER
     checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-psabi"]
     flags = [flag for flag in FLAGS if not flag.startswith(("-O", "-fvisibility"))] + checks
-    objects, programs = _compile(program, folder, flags), []
-    for test in tests:
-        programs.append(folder / test.stem)
-        subprocess.run([program, *flags, test, *objects, "-o", programs[-1]], check=True)
-    for path in objects:
-        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    programs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        objects = _compile(program, Path(scratch), flags)
+        for test in tests:
+            programs.append(folder / test.stem)
+            subprocess.run([*program, *flags, test, *objects, "-o", programs[-1]], check=True)
     return programs
 
 
-def _compile(program: str, folder: Path, flags: Sequence[str]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+def _compile(program: list[str], folder: Path, flags: Sequence[str]) -> list[Path]:
     define = f'-DINTAGLIO_SOURCES="{sources_hash()}"'
     objects = []
     for unit, own in UNITS.items():
-        objects.append(folder / f"{unit}.{os.getpid()}.o")
-        subprocess.run([program, *flags, *own, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
+        objects.append(folder / f"{unit}.o")
+        subprocess.run([*program, *flags, *own, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
     return objects
 
 
@@ -131,5 +140,9 @@ if __name__ == "__main__":
         for checked in build_checked([Path(name) for name in sys.argv[2:]], Path("build")):
             subprocess.run([checked], check=True)
         sys.exit()
-    built = build()
-    print(built or "no C++ compiler for x86-64 under Linux: intaglio will compute with torch alone")
+    try:
+        built = build()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"the kernels were not compiled: {error}")
+    print(built or f"{NO_COMPILER}: intaglio will compute with torch alone")
+    sys.exit(built is None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from intaglio.errors import UserError
 from intaglio.kernels.codes import codes_by_column, codes_by_group
 
 BITS = 8
@@ -68,7 +69,25 @@ class CodesTensor(Tensor):
         if func is torch.ops.aten.copy_.default and isinstance(first, CodesTensor):
             first.round_to(_plain(args[1]).float(), None)
             return first
+        if func is torch.ops.aten.clone.default and isinstance(first, CodesTensor):
+            return CodesTensor(first.codes.clone(), first.scale.clone(), first.axis)
+        _refuse_writing(func, args, kwargs or {})
         return func(*tree_map(_plain, args), **tree_map(_plain, kwargs or {}))
+
+
+def _refuse_writing(func: Any, args: Any, kwargs: Any) -> None:
+    """`func` gets the values, so what it wrote to them would be lost."""
+    if not func._schema.is_mutable:
+        return
+    for place, argument in enumerate(func._schema.arguments):
+        given = args[place] if place < len(args) else kwargs.get(argument.name)
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written and any(isinstance(t, CodesTensor) for t in (given if isinstance(given, list | tuple) else [given])):
+            raise UserError(
+                f"{func} writes to a tensor that is held as INT8 codes, and what it wrote would be lost. Train pairs "
+                "of integer_adapter with intaglio.training.integer_adam.IntegerAdamW, which rounds to codes; give "
+                "other values with copy_"
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -71,9 +71,9 @@ class QuantizedLayer(FixedDtype):
         assert qdata is not None
         assert scale is not None
         known = self.__dict__.get("_integer_weight")
-        if known is None or known[0] is not qdata or known[1] is not scale or known[2] != scale._version:
+        if known is None or known[0] is not qdata or known[1] is not scale or known[2] != integer.version(scale):
             quantized = QuantizedWeight(qdata, scale, zero_point, self.format, self.weight_shape)
-            known = self.__dict__["_integer_weight"] = (qdata, scale, scale._version, integer_weight(quantized))
+            known = self.__dict__["_integer_weight"] = (qdata, scale, integer.version(scale), integer_weight(quantized))
         return known[3]
 
     @property

@@ -139,12 +139,17 @@ MOST_CALLS = 64
 """Shapes that a layer remembers: more than the aspect ratios of a run."""
 
 
+def version(tensor: Tensor | None) -> int | None:
+    """Another number after each writing to `tensor`; None where torch does not count: made in inference mode."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
 def _call(base: IntegerLayer, x: Tensor, input_shape: torch.Size | None, bias: Tensor | None) -> LayerCall:
     """The layer's product for inputs like `x`; for gradients like `x` where the shape of the input is given."""
     weight = base.integer_weight()
     scale = base.input_scale
     key = (x.shape, x.dtype, x.device, input_shape, bias is None)
-    made_from = (weight, bias, None if bias is None else bias._version, scale)
+    made_from = (weight, bias, version(bias), scale)
     call = base.calls.get(key)
     if call is not None and all(a is b for a, b in zip(call.made_from, made_from, strict=True)):
         return call

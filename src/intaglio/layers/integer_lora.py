@@ -77,6 +77,12 @@ class IntegerLoraLayer(LowRankLayer):
             self.lora_a = nn.Parameter(CodesTensor.of(self.lora_a.detach(), 0))
             self.lora_b = nn.Parameter(CodesTensor.of(self.lora_b.detach(), 1))
 
+        self.register_load_state_dict_post_hook(_take_weight_scale)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the calls: they hold addresses, and a copy makes its own."""
+        return {**self.__dict__, "calls": {}}
+
     def forward(self, x: Tensor) -> Tensor:
         inside, how = compute_input(x), self.how
         assert isinstance(self.base, QuantizedLayer)
@@ -88,6 +94,13 @@ class IntegerLoraLayer(LowRankLayer):
         if shared and found is None and rounded.codes is not None and rounded.scale is not None:
             last_input.keep(x, (*key, inside.dtype), rounded.codes, rounded.scale)
         return y
+
+
+def _take_weight_scale(layer: nn.Module, incompatible_keys: Any) -> None:
+    """After other values were loaded into the base."""
+    assert isinstance(layer, IntegerLoraLayer)
+    assert isinstance(layer.base, QuantizedLayer)
+    layer.weight_scale.copy_(_weight_scale(layer.base))
 
 
 def check_format(format: Format) -> None:

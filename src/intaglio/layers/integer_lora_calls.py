@@ -11,6 +11,7 @@ from torch import Tensor
 from intaglio.kernels.integer_lora import IntegerLoraCall
 from intaglio.kernels.operators import watched
 from intaglio.kernels.weight_product import LayerCall
+from intaglio.layers import integer
 from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
 from intaglio.layers.integer import MOST_CALLS
@@ -83,8 +84,7 @@ def _keep(layer: IntegerLoraLayer, key: Any, call: Call) -> Call:
 def _made_from(layer: IntegerLoraLayer) -> tuple[object, ...]:
     base = quantized(layer)
     bias = base.bias
-    version = None if bias is None else bias._version
-    of_base = base.integer_weight(), bias, version, base.input_scale
+    of_base = base.integer_weight(), bias, integer.version(bias), base.input_scale
     return *of_base, layer.weight_scale, layer.alpha, layer.rank, layer.how
 
 

@@ -28,7 +28,7 @@ class IntegerAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        lr: float,
+        lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +16,8 @@ from intaglio.training.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    integers = any(isinstance(p, CodesTensor) for p in parameters)
     if recipe.optimizer == "sgd":
-        if integers:
+        if _are_codes(parameters):
             raise UserError("integer_adapter has an optimizer of its own, of 8-bit moments; use optimizer adamw")
         return torch.optim.SGD(parameters, lr=learning_rate)
     betas = (recipe.adam_beta1, recipe.adam_beta2)
@@ -27,9 +27,18 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], learning_rate
         "eps": recipe.adam_epsilon,
         "weight_decay": recipe.adam_weight_decay,
     }
-    if integers:
+    return make_adamw(parameters, fused=True, **options)  # one call for all, not a dozen for each
+
+
+def make_adamw(parameters: list[nn.Parameter], *, fused: bool, **options: Any) -> torch.optim.Optimizer:
+    """torch's, or that of parameters which are held as INT8 codes."""
+    if _are_codes(parameters):
         return IntegerAdamW(parameters, **options)
-    return torch.optim.AdamW(parameters, **options, fused=True)  # one call for all, not a dozen for each
+    return torch.optim.AdamW(parameters, **options, fused=fused)
+
+
+def _are_codes(parameters: list[nn.Parameter]) -> bool:
+    return any(isinstance(p, CodesTensor) for p in parameters)
 
 
 def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
 from intaglio.kernels.attention.operators import attention_operator, gradient_operator, is_compiled
@@ -66,9 +67,13 @@ def _by_torch(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _has_bfloat16() -> bool:
     """Whether torch's products on this processor take bfloat16: oneDNN's do from AVX-512 on."""
+    return _asked_for_bfloat16()
+
+
+@cache
+def _asked_for_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
 
 
@@ -81,6 +86,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, lse = ctx.saved_tensors
         return *gradient_operator(grads[0], q, k, v, out, lse, ctx.scale), None, None

@@ -30,6 +30,11 @@ class _Codes(ctypes.Structure):
     )  # fmt: skip
 
 
+def check_bits(name: str, bits: int) -> None:
+    if not 2 <= bits <= 8:
+        raise UserError(f"{name}: codes of {bits} bits; expected 2 .. 8")
+
+
 def codes_by_group(
     x_RC: Tensor,
     bits: int,
@@ -54,6 +59,7 @@ def codes_by_group(
     Raises:
         UserError: a shape that does not fit.
     """
+    check_bits("codes_by_group", bits)
     if x_RC.ndim != 2 or groups < 0 or (x_RC.shape[0] % groups if groups else x_RC.shape[0]):
         raise UserError(
             f"codes_by_group: x {tuple(x_RC.shape)} in {groups} groups; expected (rows, columns) in equal groups"
@@ -74,7 +80,8 @@ def codes_by_column(
     Raises:
         UserError: a shape that does not fit.
     """
-    if x_RC.ndim != 2 or (divisor_R is not None and divisor_R.shape[0] != x_RC.shape[0]):
+    check_bits("codes_by_column", bits)
+    if x_RC.ndim != 2 or (divisor_R is not None and divisor_R.shape != x_RC.shape[:1]):
         came = None if divisor_R is None else tuple(divisor_R.shape)
         raise UserError(f"codes_by_column: x {tuple(x_RC.shape)} with divisor {came}; expected one a row")
     codes, scale = _codes(_stored(x_RC), bits, 0, None, divisor_R, power_of_two, seed)

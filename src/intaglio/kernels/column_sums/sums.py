@@ -29,7 +29,7 @@ def column_sums(a_BRC: Tensor, b_BRC: Tensor | None = None, scale: Tensor | None
         a_BRC.ndim != 3
         or (b_BRC is not None and shapes[0] != shapes[1])
         or integers != (scale is not None)
-        or (scale is not None and rows % max(1, len(scale)))
+        or (scale is not None and (rows % len(scale) if len(scale) else rows))
     ):
         raise UserError(
             f"column_sums: a {shapes[0]}, b {shapes[1]}, {'no' if scale is None else len(scale)} scales; expected two "
@@ -45,7 +45,7 @@ def _column_sums_compute(a: Tensor, b: Tensor | None, scale: Tensor | None) -> T
     samples, rows, columns = a.shape
     if kernels is None:
         a = a.float()
-        if scale is not None and b is not None:
+        if scale is not None and b is not None and b.numel():
             b = (b.reshape(len(scale), -1) * scale[:, None]).reshape(a.shape)
         return (a if b is None else a * b).sum(1)
     a = a if _evenly_spaced(a) else a.contiguous()

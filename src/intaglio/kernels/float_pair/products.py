@@ -81,9 +81,9 @@ def _check(name: str, x: Tensor, h_shape: tuple[int, ...], a: Tensor | None) -> 
         raise UserError(f"{name}: x {tuple(x.shape)}, h {tuple(h_shape)}, a {a_shape}; expected (M, C), (M, R), (R, C)")
 
 
-def _compiled(x: Tensor, other: Tensor) -> ctypes.CDLL | None:
-    """The library, where it has code for these: bfloat16 on a CPU."""
-    return binding.compiled(x) if torch.bfloat16 in (x.dtype, other.dtype) else None
+def _compiled(*tensors: Tensor) -> ctypes.CDLL | None:
+    """The library, where it has code for these: the first in bfloat16, all on a CPU."""
+    return binding.compiled(*tensors) if tensors[0].dtype == torch.bfloat16 else None
 
 
 def _call(x: Tensor, rank: int, **fields: object) -> ctypes.Structure:
@@ -98,7 +98,7 @@ def _matrix(a: Tensor, scale: float) -> dict[str, object]:
 
 
 def _compute_down(x: Tensor, a: Tensor, scale: float) -> Tensor:
-    kernels = _compiled(x, x)
+    kernels = _compiled(x, a)
     if kernels is None or a.dtype != torch.float32:
         return definition.down(x, a, scale)
     x = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
@@ -108,16 +108,17 @@ def _compute_down(x: Tensor, a: Tensor, scale: float) -> Tensor:
 
 
 def _compute_up(x: Tensor, h: Tensor, a: Tensor, scale: float) -> None:
-    kernels = _compiled(x, x)
+    kernels = _compiled(x, h, a)
     if kernels is None or a.dtype != torch.float32 or h.dtype != x.dtype or not x.is_contiguous():
         x.copy_(definition.up(x, h, a, scale))
         return
     h = h.contiguous()
     kernels.intaglio_pair_up(ctypes.byref(_call(x, len(a), h=h.data_ptr(), **_matrix(a, scale))))
+    binding.written(x)
 
 
 def _compute_sums(x: Tensor, h: Tensor, scale: float) -> Tensor:
-    kernels = _compiled(h, h)
+    kernels = _compiled(h, x)
     if kernels is None or x.dtype not in (torch.bfloat16, torch.int8):
         return definition.sums(x, h, scale)
     x, h = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(), h.contiguous()

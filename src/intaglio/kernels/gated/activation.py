@@ -81,7 +81,7 @@ def _gated_compute(x: Tensor, function: str, gated: bool, with_codes: bool) -> t
         codes, scale = codes_of(x.view(rows * (1 + gated), columns), with_codes)
         return activate(x, function, gated).to(x.dtype), codes.view(x.shape) if with_codes else codes, scale
     y = x.new_empty(rows, columns)
-    codes, scale = room_for_codes(x, rows * (1 + gated) if with_codes else 0)
+    codes, scale = room_for_codes(x, rows * (1 + gated) if with_codes else None)
     call = binding.Gated(
         x=x.data_ptr(), type=binding.TYPES[x.dtype], rows=rows, columns=columns, function=FUNCTIONS.index(function),
         gated=gated, y=y.data_ptr(), codes=codes.data_ptr() if with_codes else None, scale=scale.data_ptr(),
@@ -93,7 +93,7 @@ def _gated_compute(x: Tensor, function: str, gated: bool, with_codes: bool) -> t
 
 def _gated_fake(x: Tensor, function: str, gated: bool, with_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape[0], x.shape[1] // (1 + gated)), *room_for_codes(
-        x, x.shape[0] * (1 + gated) if with_codes else 0
+        x, x.shape[0] * (1 + gated) if with_codes else None
     )
 
 

@@ -103,7 +103,7 @@ def _group_norm_compute(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, with_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y, mean, rstd, and the codes and scales of x by pixel: empty if not wanted."""
-    kernels = binding.compiled_at("avx2", x)
+    kernels = binding.compiled_at("avx2", x) and binding.compiled(weight, bias)
     samples, rows, channels = x.shape
     if kernels is None:
         mean, rstd = statistics(x, groups, eps)
@@ -114,7 +114,7 @@ def _group_norm_compute(
     y = torch.empty_like(x)
     mean = x.new_empty(samples, groups, dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    codes, scale = room_for_codes(x, samples * rows if with_codes else 0)
+    codes, scale = room_for_codes(x, samples * rows if with_codes else None)
     call = binding.GroupNorm(
         x=x.data_ptr(), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
         affine_type=affine_type, samples=samples if rows else 0, rows=rows, channels=channels, groups=groups, eps=eps,
@@ -129,7 +129,7 @@ def _group_norm_fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, silu: bool, with_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     mean = x.new_empty(x.shape[0], groups, dtype=compute_dtype(x))
-    codes, scale = room_for_codes(x, x.shape[0] * x.shape[1] if with_codes else 0)
+    codes, scale = room_for_codes(x, x.shape[0] * x.shape[1] if with_codes else None)
     return torch.empty_like(x), mean, torch.empty_like(mean), codes, scale
 
 
@@ -148,7 +148,7 @@ def _group_norm_grad_compute(
     of_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of x, weight and bias; the latter two are empty if not wanted."""
-    kernels = binding.compiled_at("avx2", grad, mean)
+    kernels = binding.compiled_at("avx2", grad, mean) and binding.compiled(x, scale, weight, bias)
     samples, rows, channels = x.shape
     columns = channels if of_affine else 0
     if kernels is None:

@@ -86,7 +86,7 @@ def _layer_norm_compute(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, with_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y, mean, rstd, and the codes and scales of x: empty if not wanted."""
-    kernels = binding.compiled_at("avx2", x)
+    kernels = binding.compiled_at("avx2", x) and binding.compiled(weight, bias)
     rows, columns = x.shape
     if kernels is None:
         mean, rstd = statistics(x, eps)
@@ -95,7 +95,7 @@ def _layer_norm_compute(
     y = torch.empty_like(x)
     mean = x.new_empty(rows, dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    codes, scale = room_for_codes(x, rows if with_codes else 0)
+    codes, scale = room_for_codes(x, rows if with_codes else None)
     call = binding.LayerNorm(
         x=x.data_ptr(), type=binding.TYPES[x.dtype], weight=binding.address(weight), bias=binding.address(bias),
         affine_type=affine_type, rows=rows, columns=columns, eps=eps, y=y.data_ptr(), mean=mean.data_ptr(),
@@ -110,7 +110,7 @@ def _layer_norm_fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, with_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     mean = x.new_empty(x.shape[0], dtype=compute_dtype(x))
-    codes, scale = room_for_codes(x, x.shape[0] if with_codes else 0)
+    codes, scale = room_for_codes(x, x.shape[0] if with_codes else None)
     return torch.empty_like(x), mean, torch.empty_like(mean), codes, scale
 
 
@@ -120,7 +120,7 @@ _layer_norm = Operator("intaglio::layer_norm", _layer_norm_compute, _layer_norm_
 def _layer_norm_grad_compute(
     grad: Tensor, x: Tensor, scale: Tensor | None, mean: Tensor, rstd: Tensor, weight: Tensor | None
 ) -> Tensor:
-    kernels = binding.compiled_at("avx2", grad, mean)
+    kernels = binding.compiled_at("avx2", grad, mean) and binding.compiled(x, scale, weight)
     if kernels is None:
         return gradient(grad, value_of(x, scale, mean.dtype), mean, rstd, weight).to(grad.dtype)
     weight, _, affine_type = affine_operands(weight, None)

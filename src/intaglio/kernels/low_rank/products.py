@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intaglio.errors import UserError
 from intaglio.kernels import binding
+from intaglio.kernels.codes.quantizer import check_bits
 from intaglio.kernels.int8_matmul import int8_matmul
 from intaglio.kernels.int8_matmul.checks import check
 from intaglio.kernels.low_rank import definition
@@ -76,9 +77,20 @@ def low_rank_update(
         UserError: a dtype or shape that does not fit, or a sum that int32 may not hold.
     """
     check(x_MC, first_rC, reduction=1)
+    check_bits("low_rank_update", bits)
+    rank, columns = first_rC.shape[0], second_Or.shape[0]
+    came, wanted = [tuple(first_scale.shape), tuple(second_scale.shape)], [(rank,), (rank,)]
+    if column_scale is not None:
+        came, wanted = [*came, tuple(column_scale.shape)], [*wanted, (columns,)]
+    if second_Or.dtype != torch.int8 or came != wanted:
+        raise UserError(
+            f"low_rank_update: second {second_Or.dtype}, scales of first, second and columns {came}; "
+            f"expected torch.int8, {rank} scales twice and {columns}"
+        )
     shapes = (first_rC.shape[0], second_Or.shape[0]), tuple(out_MO.shape), row_scale.shape[0]
     expected = (second_Or.shape[1], out_MO.shape[1]), (x_MC.shape[0], second_Or.shape[0]), max(1, row_scale.shape[0])
-    if shapes != expected or x_MC.shape[0] % max(1, row_scale.shape[0]) or out_MO.stride(1) != 1:
+    dense = out_MO.stride(1) == 1 and out_MO.stride(0) >= out_MO.shape[1]
+    if shapes != expected or x_MC.shape[0] % max(1, row_scale.shape[0]) or not dense:
         raise UserError(
             f"low_rank_update: x {tuple(x_MC.shape)}, first {tuple(first_rC.shape)}, second {tuple(second_Or.shape)}, "
             f"out {tuple(out_MO.shape)}, {row_scale.shape[0]} row scales; expected (M, C), (r, C), (O, r), (M, O) and "
@@ -131,6 +143,17 @@ def token_gradient(
             f"token_gradient: h {h_Mr.dtype} {tuple(h_Mr.shape)}, right {right_MC.dtype} {tuple(right_MC.shape)}; "
             "expected int32 (M, r) and int8 (M, C)"
         )
+    check_bits("token_gradient", bits)
+    (rows, rank), groups = h_Mr.shape, len(left_scale)
+    came = [tuple(t.shape) for t in (left_scale, right_scale, rank_scale)]
+    expected = [(groups,), (groups,), (rank,)]
+    if divisor is not None:
+        came, expected = [*came, tuple(divisor.shape)], [*expected, (right_MC.shape[1],)]
+    if came != expected or (rows % groups if groups else rows):
+        raise UserError(
+            f"token_gradient: scales of left, right and rank, and divisor {came} for {rows} rows of rank {rank} by "
+            f"{right_MC.shape[1]} columns; expected one for each of equal runs of rows twice, one a rank, one a column"
+        )
     return _token_gradient(
         h_Mr, left_scale, right_scale, rank_scale, right_MC, divisor, multiplier, bits, power_of_two, seed, transposed
     )
@@ -165,7 +188,7 @@ def _run_low_rank_update(
     bits: int,
     power_of_two: bool,
 ) -> tuple[Tensor, Tensor]:
-    kernels = _kernels(out, x, first, second)
+    kernels = _kernels(out, x, first, second, row_scale, first_scale, second_scale, column_scale)
     if kernels is None or out.dtype not in (torch.float32, torch.bfloat16):
         return definition.update(
             out, x, first, second, row_scale, first_scale, second_scale, column_scale, bits, power_of_two
@@ -184,6 +207,7 @@ def _run_low_rank_update(
     call.codes, call.column_scale = binding.address(codes), binding.address(column_scale)
     call.out, call.out_type, call.out_stride = binding.address(out), binding.TYPES[out.dtype], out.stride(0)
     kernels.intaglio_low_rank(ctypes.byref(call))
+    binding.written(out)
     return h, codes
 
 
@@ -232,8 +256,8 @@ def _run_token_gradient(
     seed: Tensor | None,
     transposed: bool,
 ) -> Tensor:
-    kernels = _kernels(h, right)
-    if kernels is None:
+    kernels = _kernels(h, right, left_scale, right_scale, rank_scale, divisor)
+    if kernels is None or not len(left_scale):
         value = definition.gradient(
             h, left_scale, right_scale, rank_scale, right, divisor, multiplier, bits, power_of_two, seed
         )

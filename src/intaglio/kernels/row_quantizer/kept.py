@@ -24,15 +24,15 @@ def check_keep(keep: str) -> None:
 def codes_of(x_MC: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
     """Codes int8 (M, C) and scale float32 (M,) of `x` (M, C) by itself; both empty where they are not wanted."""
     if not wanted:
-        return room_for_codes(x_MC, 0)
+        return room_for_codes(x_MC, None)
     codes, scale = quantize_rows(x_MC[:, None])
     return codes[:, 0], scale
 
 
-def room_for_codes(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """For codes int8 like `x` with `rows` scales float32, not filled in; no rows, no codes."""
-    codes = torch.empty_like(x, dtype=torch.int8) if rows else x.new_empty(0, dtype=torch.int8)
-    return codes, x.new_empty(rows, dtype=torch.float32)
+def room_for_codes(x: Tensor, rows: int | None) -> tuple[Tensor, Tensor]:
+    """For codes int8 like `x` with `rows` scales float32, not filled in; None: neither, both empty."""
+    codes = x.new_empty(0, dtype=torch.int8) if rows is None else torch.empty_like(x, dtype=torch.int8)
+    return codes, x.new_empty(rows or 0, dtype=torch.float32)
 
 
 def value_of(saved_MC: Tensor, scale_M: Tensor | None, dtype: torch.dtype) -> Tensor:

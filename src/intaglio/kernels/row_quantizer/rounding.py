@@ -23,7 +23,7 @@ def quantize_rows(x_GRC: Tensor, factor_SC: Tensor | None = None, *, seed: int |
         x_GRC: float32 or bfloat16 (groups, rows, columns), of any strides; others are cast to float32.
         factor_SC: float32 (samples, columns), multiplied in first; `groups` is a multiple of `samples`, a sample's
             groups are neighbours. None for 1.
-        seed: rounds stochastically, with this seed; None rounds to nearest.
+        seed: rounds stochastically, with the lowest 32 bits of it; None rounds to nearest.
 
     Returns:
         codes int8 (G, R, C), within -127..127; scale float32 (G,), NaN for a group that is not finite.
@@ -33,7 +33,12 @@ def quantize_rows(x_GRC: Tensor, factor_SC: Tensor | None = None, *, seed: int |
     """
     if x_GRC.ndim != 3 or (
         factor_SC is not None
-        and (factor_SC.ndim != 2 or factor_SC.shape[1] != x_GRC.shape[2] or x_GRC.shape[0] % factor_SC.shape[0])
+        and (
+            factor_SC.ndim != 2
+            or factor_SC.shape[1] != x_GRC.shape[2]
+            or not factor_SC.shape[0]
+            or x_GRC.shape[0] % factor_SC.shape[0]
+        )
     ):
         came = None if factor_SC is None else tuple(factor_SC.shape)
         raise UserError(
@@ -42,7 +47,7 @@ def quantize_rows(x_GRC: Tensor, factor_SC: Tensor | None = None, *, seed: int |
         )
     x = x_GRC if x_GRC.dtype in (torch.float32, torch.bfloat16) else x_GRC.float()
     factor = None if factor_SC is None else factor_SC.to(torch.float32)
-    return _quantize_rows(x, factor, seed is not None, seed or 0)
+    return _quantize_rows(x, factor, seed is not None, (seed or 0) & 0xFFFFFFFF)
 
 
 def dequantize_rows(codes_GRC: Tensor, scale_G: Tensor) -> Tensor:
@@ -62,7 +67,7 @@ def _quantize_rows_compute(x: Tensor, factor: Tensor | None, stochastic: bool, s
     call = binding.Rows(
         x=binding.address(x), x_type=binding.TYPES[x.dtype], x_stride=x.stride(1), x_group_stride=x.stride(0),
         groups=groups, rows=rows, columns=columns, factor=binding.address(factor),
-        samples=1 if factor is None else len(factor), stochastic=stochastic, seed=seed & 0xFFFFFFFF,
+        samples=1 if factor is None else len(factor), stochastic=stochastic, seed=seed,
         codes=binding.address(codes), scale=binding.address(scale), threads=torch.get_num_threads(),
     )  # fmt: skip
     kernels.intaglio_quantize_rows(ctypes.byref(call))

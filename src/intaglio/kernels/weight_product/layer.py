@@ -81,7 +81,8 @@ class LayerCall:
         self.weight, self.window, self.shape, self.dtype, self.groups = weight, window, shape_BHWC, dtype, groups
         self.column_scale, self.grad_input_size = column_scale.float().contiguous(), grad_input_size
         self.bias = None if bias is None else bias.detach().float().contiguous()
-        size = check_product(shape_BHWC, weight, window, groups, len(column_scale), grad_input_size)
+        scales = (groups, len(column_scale), None if bias is None else len(bias))
+        size = check_product(shape_BHWC, weight, window, scales, grad_input_size)
         back = grad_input_size is not None
         self.out_shape = (batch, *size, weight.shape[2] if back else weight.shape[0])
         rows, out_rows = batch * height * width, batch * size[0] * size[1]
@@ -119,8 +120,8 @@ class LayerCall:
             out_factor: float32 (columns of the result), multiplied into `column_scale`; None for 1.
         """
         column_scale = self.column_scale if out_factor is None else self.column_scale * out_factor
-        kernels = binding.compiled(x, self.weight.qdata)
-        if kernels is None or watched() or (pair is not None and not _fits(x, pair)):
+        kernels = binding.compiled(x, self.weight.qdata, factor, out_factor)
+        if kernels is None or watched() or not x.numel() or (pair is not None and not _fits(x, pair)):
             return self._by_operators(x, factor, pair, column_scale)
         factor = None if factor is None else factor.contiguous()
         with self._lock:
@@ -148,7 +149,7 @@ class LayerCall:
     def of_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
         """The product of int8 codes (B, H, W, C), dense, and their scales (G,): what a call gives from their values."""
         kernels = binding.compiled(codes, self.weight.qdata)
-        if kernels is None or watched():
+        if kernels is None or watched() or not codes.numel():
             return self._product(codes, scale, self.column_scale)
         out = codes.new_empty(self.out_shape, dtype=self.dtype)
         with self._lock:

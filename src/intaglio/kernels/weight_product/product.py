@@ -46,7 +46,10 @@ def weight_product(
     """
     if x_BHWC.dtype != torch.int8 or x_BHWC.ndim != 4:
         raise UserError(f"weight_product: x {x_BHWC.dtype} {tuple(x_BHWC.shape)}; expected torch.int8 (B, H, W, C)")
-    size = check_product(tuple(x_BHWC.shape), weight, window, len(row_scale), len(column_scale), grad_input_size)
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UserError(f"weight_product: a result in {dtype}; expected torch.float32 or torch.bfloat16")
+    scales = (len(row_scale), len(column_scale), None if bias is None else len(bias))
+    size = check_product(tuple(x_BHWC.shape), weight, window, scales, grad_input_size)
     back = grad_input_size is not None
     geometry = [*window.kernel, *window.stride, *window.padding, *window.dilation, *size]
     return _weight_product(
@@ -59,11 +62,10 @@ def check_product(
     shape_BHWC: tuple[int, ...],
     weight: IntegerWeight,
     window: Window,
-    row_scales: int,
-    column_scales: int,
+    scales: tuple[int, int, int | None],
     grad_input_size: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """Height and width of the product's result.
+    """Height and width of the product's result; `scales` are how many of rows and of columns, and how many biases.
 
     Raises:
         UserError: a shape that does not fit, or a reduction longer than int32 holds.
@@ -83,11 +85,13 @@ def check_product(
     if grad_input_size is not None and window.output_size(grad_input_size) != (height, width):
         raise UserError(f"weight_product: an input of {grad_input_size} has no output of {(height, width)}")
     size = window.output_size((height, width)) if grad_input_size is None else grad_input_size
-    rows = batch * size[0] * size[1]
-    if row_scales == 0 or rows % row_scales or column_scales != columns:
+    if min(size) < 0:
+        raise UserError(f"weight_product: a picture of {(height, width)} is smaller than the kernel {window.kernel}")
+    rows, (row_scales, column_scales, biases) = batch * size[0] * size[1], scales
+    if (rows % row_scales if row_scales else rows) or column_scales != columns or biases not in (None, columns):
         raise UserError(
-            f"weight_product: {row_scales} row scales and {column_scales} column scales for {rows} rows and "
-            f"{columns} columns"
+            f"weight_product: {row_scales} row scales, {column_scales} column scales and {biases} biases for {rows} "
+            f"rows and {columns} columns"
         )
     return size
 
@@ -107,18 +111,19 @@ def _compute(
     bias: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    kernels = binding.compiled(x, qdata)
+    kernels = binding.compiled(x, qdata, zero_point, ratio, levels, row_scale, column_scale, bias)
     window = Window((geometry[0], geometry[1]), (geometry[2], geometry[3]), (geometry[4], geometry[5]),
                     (geometry[6], geometry[7]))  # fmt: skip
     size = (geometry[8], geometry[9])
+    out = x.new_empty(x.shape[0], *size, shape[2] if back else shape[0], dtype=dtype)
+    if not out.numel():
+        return out
     if kernels is None:
         weight = IntegerWeight(
             qdata, (shape[0], shape[1], shape[2]), column_scale, zero_point, ratio, levels, group_size
         )
         sums = sums_by_torch(x, weight, window, size if back else None)
         return scaled_by_torch(sums, row_scale, column_scale, bias, dtype)
-    columns = shape[2] if back else shape[0]
-    out = x.new_empty(x.shape[0], *size, columns, dtype=dtype)
     x, row_scale, column_scale = x.contiguous(), row_scale.float().contiguous(), column_scale.float().contiguous()
     bias = None if bias is None else bias.float().contiguous()
     binding.multiply(
