@@ -190,7 +190,7 @@ def test_integers_by_default_where_the_kernels_are(recipe, monkeypatch):
     assert chosen(recipe(method="tuneqdm", max_train_steps=1, integer_gemms=("none",))) == []
 
 
-@pytest.mark.parametrize(("base", "largest"), [("int4", 8), ("int4_asym", 128), ("nf4", 128), ("int8", 128)])
+@pytest.mark.parametrize(("base", "largest"), [("int4", 8), ("int8", 128)])
 def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeypatch):
     made = recipe(method="qlora", base=base, max_train_steps=1)
     without_kernels(monkeypatch, exact=largest)
@@ -198,6 +198,13 @@ def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeyp
     without_kernels(monkeypatch, exact=largest - 1)
     with pytest.warns(UserWarning, match=f"a base in {base} is multiplied in float here"):
         assert chosen(made) == []
+
+
+@pytest.mark.parametrize("base", ["nf4", "int4_g64", "int4_asym", "int8_asym"])
+def test_float_by_default_where_codes_are_made_at_every_call(base, recipe, monkeypatch):
+    without_kernels(monkeypatch, exact=128)
+    with pytest.warns(UserWarning, match=f"a base in {base} is multiplied in float here"):
+        assert chosen(recipe(method="qlora", base=base, max_train_steps=1)) == []
 
 
 def test_int8_lora_says_where_it_has_no_kernels(recipe, monkeypatch):

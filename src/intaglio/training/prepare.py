@@ -22,7 +22,7 @@ from intaglio.data.transforms import PhotoTransform
 from intaglio.diffusion.objective import training_scheduler
 from intaglio.errors import Problems, Slower, UserError, lines_of
 from intaglio.kernels.binding import path_in_use
-from intaglio.kernels.weight_product import is_exact_by_int_mm
+from intaglio.kernels.weight_product import is_exact_by_int_mm, is_plain
 from intaglio.layers.integer import GEMMS
 from intaglio.layers.model import KEEP_FLOAT, return_memory
 from intaglio.methods.adapter import Adapter
@@ -129,11 +129,18 @@ def choose_products(plan: Plan, checkpoint: Path | None = None) -> Plan:
 def _fastest_products(base: str) -> tuple[str, ...]:
     if torch.accelerator.is_available():
         return ()
-    if path_in_use() != "torch" or is_exact_by_int_mm(parse_format(base)):
+    if path_in_use() != "torch":
+        return GEMMS
+    format = parse_format(base)
+    if not is_plain(format):
+        why = "torch alone would make codes for its INT8 product from it at every call, which takes longer"
+    elif not is_exact_by_int_mm(format):
+        why = "torch's INT8 product is not exact for it on this processor"
+    else:
         return GEMMS
     warnings.warn(
         f"a base in {base} is multiplied in float here, on unpacked weights: compiled kernels are not in use, and "
-        "torch's INT8 product is not exact for it on this processor",
+        f"{why}",
         Slower,
         stacklevel=3,
     )

@@ -1,6 +1,6 @@
 """INT8 codes times a frozen weight, in either direction, for Linear and Conv2d."""
 
-from intaglio.kernels.weight_product.by_torch import is_exact_by_int_mm
+from intaglio.kernels.weight_product.by_torch import is_exact_by_int_mm, is_plain
 from intaglio.kernels.weight_product.layer import LayerCall, LayerResult, Pair
 from intaglio.kernels.weight_product.product import weight_product
 from intaglio.kernels.weight_product.weight import IntegerWeight, integer_weight
@@ -14,5 +14,6 @@ __all__ = [
     "Window",
     "integer_weight",
     "is_exact_by_int_mm",
+    "is_plain",
     "weight_product",
 ]

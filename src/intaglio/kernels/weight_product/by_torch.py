@@ -40,13 +40,21 @@ def exact_steps(largest_code: int) -> int:
     return 2**24 // (_LARGEST * largest_code)
 
 
+def is_plain(format: Format) -> bool:
+    """Whether what is stored is what is multiplied.
+
+    Groups, zero points and codebooks become codes of a channel at every call: compiled kernels do that in passing,
+    torch alone takes longer for it than for a product of floats.
+    """
+    return format.symmetric and format.levels is None and format.group_size is None
+
+
 def is_exact_by_int_mm(format: Format) -> bool:
     """Whether torch's product of bytes adds exactly what weights of this format are multiplied as, on this machine.
 
     The same whenever it is asked, since no clock is: a choice that is saved may rest on it.
     """
-    plain = format.symmetric and format.levels is None and format.group_size is None
-    return int_mm.is_exact(_LARGEST_HALF if plain and format.bits == 4 else _LARGEST)
+    return int_mm.is_exact(_LARGEST_HALF if is_plain(format) and format.bits == 4 else _LARGEST)
 
 
 def sums_by_torch(x_BHWC: Tensor, weight: IntegerWeight, window: Window, size: tuple[int, int] | None) -> Tensor:
