@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from intaglio.errors import UserError
@@ -52,6 +52,14 @@ class CodesTensor(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"CodesTensor({self.values()!r})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CodesTensor:
+        """Codes of its own; `clone` gives the values."""
+        copied = CodesTensor(self.codes.clone(), self.scale.clone(), self.axis)
+        if isinstance(self, nn.Parameter):
+            copied = nn.Parameter(copied, self.requires_grad)
+        memo[id(self)] = copied
+        return copied  # pyright: ignore[reportReturnType]
+
     def __tensor_flatten__(self) -> tuple[list[str], int]:
         return ["codes", "scale"], self.axis
 
@@ -69,8 +77,6 @@ class CodesTensor(Tensor):
         if func is torch.ops.aten.copy_.default and isinstance(first, CodesTensor):
             first.round_to(_plain(args[1]).float(), None)
             return first
-        if func is torch.ops.aten.clone.default and isinstance(first, CodesTensor):
-            return CodesTensor(first.codes.clone(), first.scale.clone(), first.axis)
         _refuse_writing(func, args, kwargs or {})
         return func(*tree_map(_plain, args), **tree_map(_plain, kwargs or {}))
 
