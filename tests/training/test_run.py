@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -170,6 +171,16 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     expected, got = load_file(find_file(single.output_dir)), load_file(find_file(double.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
+
+
+def test_validation_pictures_in_bfloat16(recipe):
+    made = recipe(method="qlora", mixed_precision="bf16", max_train_steps=1, validation_prompt=("a cat",))
+    AcceleratorState._reset_state(reset_partial_state=True)  # of a process: it has one precision
+    try:
+        train(made)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert list((made.output_dir / "samples").glob("*.png"))
 
 
 def chosen(made):

@@ -33,7 +33,7 @@ def baselines_of(hardware: Hardware) -> dict[str, Hardware]:
     }
     fp16 = _float16(_plain(hardware, "fp16-fixed", rows, cols, lanes, 16))
     target = float(area_of(hardware).total_mm2[1])
-    sides = range(4, max(rows, cols) + 1, 4)
+    sides = range(4, max(rows, cols) + 1, 4) or range(1, max(rows, cols) + 1)
     candidates = [_float16(_plain(hardware, "fp16-equal-area", n, n, n, 16)) for n in sides]
     equal = min(candidates, key=lambda h: abs(float(area_of(h).total_mm2[1]) - target))
     return {"fixed-ws": fixed["ws"], "fixed-os": fixed["os"], "fp16-fixed": fp16, "fp16-equal-area": equal}

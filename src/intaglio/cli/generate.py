@@ -54,10 +54,11 @@ def command(
     from intaglio.training.prepare import DTYPES
 
     quiet_libraries()
-    precision = mixed_precision or settings.get("mixed_precision", "no")
-    if settings and precision != settings["mixed_precision"]:
+    trained_with = settings.get("mixed_precision")  # not known of a checkpoint, nor of a base alone
+    precision = mixed_precision or trained_with or "no"
+    if trained_with is not None and precision != trained_with:
         console.print(
-            f"note: trained with mixed_precision={settings['mixed_precision']}, drawn with {precision}: "
+            f"note: trained with mixed_precision={trained_with}, drawn with {precision}: "
             "pictures may differ slightly from the validation pictures"
         )
     began = time.perf_counter()

@@ -180,7 +180,8 @@ class _Loop:
         if recipe.validation_prompt:
             path = recipe.output_dir / "samples" / f"{name}.png"
             count = recipe.num_validation_images
-            validate(self.job.pipeline, self.job.validation, recipe.validation_prompt, count, recipe.seed, path)
+            with self.accelerator.autocast():  # accelerate has the denoiser give float32, which a half VAE refuses
+                validate(self.job.pipeline, self.job.validation, recipe.validation_prompt, count, recipe.seed, path)
 
     def _fixed_loss(self) -> float:
         batches = [b.to(self.accelerator.device, self.dtype) for b in self.job.batches.fixed_set(FIXED_SET)]
