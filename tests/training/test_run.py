@@ -173,8 +173,9 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
 
 
-def test_validation_pictures_in_bfloat16(recipe):
-    made = recipe(method="qlora", mixed_precision="bf16", max_train_steps=1, validation_prompt=("a cat",))
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_validation_pictures_in_half_precision(recipe, precision):
+    made = recipe(method="qlora", mixed_precision=precision, max_train_steps=1, validation_prompt=("a cat",))
     AcceleratorState._reset_state(reset_partial_state=True)  # of a process: it has one precision
     try:
         train(made)

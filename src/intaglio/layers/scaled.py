@@ -80,7 +80,7 @@ class IntegerScaledProduct(torch.autograd.Function):
         factor, shared = _input_factor(r_in, rows, base), rows is None
         codes, y, _ = integer.output(base, x, factor, bias=None, out_factor=r_out[0] if shared else None)
         if not shared:
-            y = y.mul_(base.geometry.along_channels(_chosen(r_out, rows).to(y.dtype), y))
+            y = _multiply(y, _chosen(r_out, rows), base)
         kept = integer.to_codes(y, base.geometry, None, by_token=True) if ctx.needs_input_grad[1] else None
         ctx.base, ctx.input_shape = base, x.shape
         ctx.save_for_backward(
@@ -103,16 +103,22 @@ class IntegerScaledProduct(torch.autograd.Function):
             grad_out = _add_to_sets(_divided(per_sample, _chosen(r_out, rows)), r_out, rows)
         if not (need_x or need_in):
             return None, grad_out, None, None, None
-        chosen_in = None if r_in is None else _chosen(r_in, rows)
-        shared = chosen_in if rows is None else None
+        shared = r_in[0] if r_in is not None and rows is None else None
         grad_x = frozen.grad_input(base, grad, ctx.input_shape, _chosen(r_out, rows), out_factor=shared)
-        if chosen_in is not None and shared is None:
-            grad_x = grad_x.mul_(base.geometry.along_channels(chosen_in.to(grad_x.dtype), grad_x))
-        if need_in and r_in is not None and chosen_in is not None:
+        if r_in is not None and shared is None:
+            grad_x = _multiply(grad_x, _chosen(r_in, rows), base)
+        if need_in:
+            factor = _input_factor(r_in, rows, base)
+            assert factor is not None
+            assert r_in is not None
             per_sample = integer.sum_products(grad_x, integer.Codes(x_codes, x_scale), base.geometry)
-            factor = chosen_in * chosen_in if base.input_scale is None else chosen_in * chosen_in * base.input_scale
-            grad_in = _add_to_sets(_divided(per_sample, factor), r_in, rows)
+            grad_in = _add_to_sets(_divided(per_sample, _chosen(r_in, rows) * factor), r_in, rows)
         return grad_x if need_x else None, grad_out, grad_in, None, None
+
+
+def _multiply(x: Tensor, factor: Tensor, base: QuantizedLayer) -> Tensor:
+    """`x` times a factor for each channel, in place."""
+    return x.mul_(base.geometry.along_channels(factor.to(x.dtype), x))
 
 
 def _divided(sums: Tensor, factor: Tensor) -> Tensor:

@@ -180,7 +180,8 @@ class _Loop:
         if recipe.validation_prompt:
             path = recipe.output_dir / "samples" / f"{name}.png"
             count = recipe.num_validation_images
-            with self.accelerator.autocast():  # accelerate has the denoiser give float32, which a half VAE refuses
+            half = self.dtype != torch.float32  # then accelerate has the denoiser give float32, which the VAE refuses
+            with torch.autocast(self.accelerator.device.type, self.dtype, enabled=half):
                 validate(self.job.pipeline, self.job.validation, recipe.validation_prompt, count, recipe.seed, path)
 
     def _fixed_loss(self) -> float:

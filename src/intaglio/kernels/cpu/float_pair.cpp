@@ -139,9 +139,9 @@ void down_rows(const FloatPair& p, const bf16* a, int64_t row, int64_t rank, int
 
 constexpr int UP_ROWS = 8, UP_VECTORS = 2;
 
-// 16 columns of a row, and back.
-inline __m512 load_row(const bf16* x, __mmask16 mask) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x)), 16));
+// 16 columns of a row in the upper halves of the lanes: as floats, what they stand for. And back.
+inline __m512i upper(const bf16* p, __mmask16 mask) {
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
 }
 inline void store_row(bf16* x, __mmask16 mask, __m512 v) { _mm256_mask_storeu_epi16(x, mask, (__m256i)_mm512_cvtneps_pbh(v)); }
 
@@ -153,7 +153,7 @@ inline void up_columns(const FloatPair& p, const int32_t (*h)[128], int64_t some
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) acc[r][v] = load_row(x + r * p.x_stride + v * LANES, lanes(left - v * LANES));
+        for (int v = 0; v < V; ++v) acc[r][v] = _mm512_castsi512_ps(upper(x + r * p.x_stride + v * LANES, lanes(left - v * LANES)));
     for (int64_t i = 0; i < some; ++i) {
         __m512bh column[V];
 #pragma GCC unroll 2
@@ -193,9 +193,6 @@ __attribute__((noinline)) void up(const FloatPair& p, const bf16* a, int64_t row
     }
 }
 
-inline __m512i upper(const bf16* p, __mmask16 mask) {
-    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
-}
 inline __m512i upper(const int8_t* p, __mmask16 mask) {  // an INT8 code is exact in bfloat16
     return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, p))));
 }

@@ -13,7 +13,7 @@
 namespace intaglio {
 namespace {
 
-constexpr int FEW = 2;        // rows together, so many that lines are asked for: of more, that are short, the processor does
+constexpr int FEW = 2;        // rows at a time are wide: their lines are asked for. More are short, which the processor foresees
 constexpr int64_t AHEAD = 4;  // rows: how long before they are read
 
 // |x|, as much as is left of a row: 32 words, or a block of floats
