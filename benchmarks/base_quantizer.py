@@ -22,16 +22,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from intaglio.benchmark.draw import Drawing, draw
-from intaglio.benchmark.plan import load_plan
-from intaglio.evaluation.encoders import DEFAULT_ENCODER, load_encoder
-from intaglio.evaluation.scores import mean_matched_cosine
+from intaglio.checkpoints.calibration import input_grams, quantize_by_outputs
+from intaglio.checkpoints.load import denoiser_of, load_pipeline
+from intaglio.checkpoints.quantize import save_quantized
 from intaglio.layers.model import KEEP_FLOAT, BaseRecord, layers_to_quantize, quantize_model
-from intaglio.pipelines.calibration import input_grams, quantize_by_outputs
-from intaglio.pipelines.load import denoiser_of, load_pipeline
-from intaglio.pipelines.quantize import save_quantized
+from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
+from intaglio.metrics.scores import mean_matched_cosine
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import to_rows
+from intaglio.study.draw import Drawing, draw
+from intaglio.study.plan import load_plan
 
 WAYS = ("absmax", "percentile", "mse", "absmax+outputs", "mse+outputs")
 """A search for ranges, alone or with `quantizers.reconstruction`."""

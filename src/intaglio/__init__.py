@@ -12,40 +12,40 @@ torch for huge pages (`memory.py`).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from intaglio.memory import ask_for_huge_pages
-from intaglio.pipelines.registration import register_when_imported
+from intaglio.checkpoints.registration import register_when_imported
+from intaglio.runtime.memory import ask_for_huge_pages
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Adapter": "methods.adapter",
+    "Adapter": "adapters.handle",
     "Full": "methods.full",
-    "IntaglioConfig": "pipelines.quantizer",
+    "IntaglioConfig": "checkpoints.diffusers_quantizer",
     "Lora": "methods.lora",
     "METHODS": "methods.registry",
-    "Method": "methods.method",
+    "Method": "methods.base",
     "Peqa": "methods.peqa",
     "QLora": "methods.qlora",
-    "QuantizedLora": "methods.int8_lora",
+    "Int8Lora": "methods.int8_lora",
     "ScaledLora": "methods.scaled_lora",
     "SmoothScales": "methods.smooth_scales",
     "TuneQDM": "methods.tuneqdm",
     "UserError": "errors",
-    "attach": "methods.attach",
-    "load_adapter": "methods.attach",
-    "load_pipeline": "pipelines.load",
-    "quantize_pipeline": "pipelines.quantize",
+    "attach": "adapters.attach",
+    "load_adapter": "adapters.attach",
+    "load_pipeline": "checkpoints.load",
+    "quantize_pipeline": "checkpoints.quantize",
 }
 __all__ = [
     "METHODS",
     "Adapter",
     "Full",
+    "Int8Lora",
     "IntaglioConfig",
     "Lora",
     "Method",
     "Peqa",
     "QLora",
-    "QuantizedLora",
     "ScaledLora",
     "SmoothScales",
     "TuneQDM",
@@ -73,19 +73,19 @@ register_when_imported()
 ask_for_huge_pages()
 
 if TYPE_CHECKING:
+    from intaglio.adapters.attach import attach, load_adapter
+    from intaglio.adapters.handle import Adapter
+    from intaglio.checkpoints.diffusers_quantizer import IntaglioConfig
+    from intaglio.checkpoints.load import load_pipeline
+    from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.errors import UserError
-    from intaglio.methods.adapter import Adapter
-    from intaglio.methods.attach import attach, load_adapter
+    from intaglio.methods.base import Method
     from intaglio.methods.full import Full
-    from intaglio.methods.int8_lora import QuantizedLora
+    from intaglio.methods.int8_lora import Int8Lora
     from intaglio.methods.lora import Lora
-    from intaglio.methods.method import Method
     from intaglio.methods.peqa import Peqa
     from intaglio.methods.qlora import QLora
     from intaglio.methods.registry import METHODS
     from intaglio.methods.scaled_lora import ScaledLora
     from intaglio.methods.smooth_scales import SmoothScales
     from intaglio.methods.tuneqdm import TuneQDM
-    from intaglio.pipelines.load import load_pipeline
-    from intaglio.pipelines.quantize import quantize_pipeline
-    from intaglio.pipelines.quantizer import IntaglioConfig

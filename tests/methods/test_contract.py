@@ -30,8 +30,8 @@ ALL = [
     intaglio.TuneQDM(base="int4", num_intervals=2, relative_scales=False),
     intaglio.ScaledLora(base="int4", rank=2, alpha=4.0),
     intaglio.SmoothScales(base="int4", num_nodes=3),
-    intaglio.QuantizedLora(rank=4, alpha=8.0, base="int8"),
-    intaglio.QuantizedLora(rank=2, base="int4", scale="power_of_two", rounding="stochastic"),
+    intaglio.Int8Lora(rank=4, alpha=8.0, base="int8"),
+    intaglio.Int8Lora(rank=2, base="int4", scale="power_of_two", rounding="stochastic"),
 ]
 every_method = pytest.mark.parametrize("method", ALL, ids=str)
 
@@ -72,7 +72,7 @@ def twin_at_start(method):
     """What the model must equal before training."""
     model = quantized_twin(method).requires_grad_(False)
     install_integer_path(model, method.frozen_integer_gemms())
-    if isinstance(method, intaglio.QuantizedLora):
+    if isinstance(method, intaglio.Int8Lora):
         for name in intaglio.attach(make_unet(), method).layers:
             replace(model, name, IntegerBase(model.get_submodule(name), method.scale == "power_of_two"))
     return model
@@ -150,7 +150,7 @@ def test_detach_gives_the_base_back(method, batch):
 
 def float_twin(method, adapter):
     """The same weights and adapter, computing in float."""
-    if not isinstance(method, intaglio.QuantizedLora):
+    if not isinstance(method, intaglio.Int8Lora):
         return adapter.model
     twin = intaglio.attach(
         make_unet().eval(), intaglio.QLora(rank=method.rank, alpha=method.alpha, base=adapter.method.base)
@@ -334,7 +334,7 @@ def test_an_unpacked_base_changes_rounding_alone(method, batch, tmp_path):
         adapter.unpack_base()
         torch.testing.assert_close(run(model, batch), before, atol=1e-5, rtol=0)  # sums in another order
     packed = any(isinstance(m, QuantizedLayer) for m in model.modules())
-    assert packed == isinstance(method, intaglio.QuantizedLora)
+    assert packed == isinstance(method, intaglio.Int8Lora)
     adapter.load(tmp_path)  # it still knows its base
     if method.needs_base:
         for leave in (adapter.detach, adapter.merge):

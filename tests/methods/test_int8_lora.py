@@ -5,23 +5,23 @@ import torch
 from torch import nn
 
 import intaglio
+from intaglio.adapters.file import LORA_FILE
 from intaglio.errors import UserError
-from intaglio.layers.integer_lora import IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.model import adapter_layers
-from intaglio.methods.adapter_file import LORA_FILE
 from intaglio.methods.registry import METHODS
 from tiny_models import make_unet
 
 
 def test_named_layers_stay_float(tmp_path):
     one = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    method = intaglio.QuantizedLora(rank=2, float_layers=(one, "to_v"))
+    method = intaglio.Int8Lora(rank=2, float_layers=(one, "to_v"))
     adapter = intaglio.attach(make_unet(), method, range_search="absmax")
     assert adapter.method.base == "int4", "a float model is quantized to the method's default"
     for name, layer in adapter_layers(adapter.model).items():
         is_float = name == one or name.endswith("to_v")
-        assert type(layer) is (LowRankLayer if is_float else IntegerLoraLayer), name
+        assert type(layer) is (LowRankLayer if is_float else Int8LoraLayer), name
         assert layer.base.integer_gemms == (() if is_float else ("output", "grad_input"))
     assert adapter.save(tmp_path).name == LORA_FILE
     loaded = intaglio.load_adapter(make_unet(), tmp_path)
@@ -31,13 +31,13 @@ def test_named_layers_stay_float(tmp_path):
 
 def test_convolutions_and_layers_without_codes():
     adapter = intaglio.attach(
-        make_unet(), intaglio.QuantizedLora(rank=2), targets=["conv1", "conv_in"], range_search="absmax"
+        make_unet(), intaglio.Int8Lora(rank=2), targets=["conv1", "conv_in"], range_search="absmax"
     )
     layers = adapter_layers(adapter.model)
     assert type(layers["conv_in"]) is LowRankLayer, "the first layer is kept float"
     convolutions = [layer for name, layer in layers.items() if name.endswith("conv1")]
     assert convolutions
-    assert all(type(c) is IntegerLoraLayer and isinstance(c.base, nn.Conv2d) for c in convolutions)
+    assert all(type(c) is Int8LoraLayer and isinstance(c.base, nn.Conv2d) for c in convolutions)
 
 
 @pytest.mark.parametrize("gemms", [(), ("output",)])
@@ -46,7 +46,7 @@ def test_attention_in_integers_is_an_option(batch, gemms):
     outputs = []
     for chosen in (False, True):
         model = make_unet()
-        method = intaglio.QuantizedLora(rank=2, integer_gemms=gemms, integer_attention=chosen)
+        method = intaglio.Int8Lora(rank=2, integer_gemms=gemms, integer_attention=chosen)
         intaglio.attach(model, method, range_search="absmax")
         found = {getattr(m.processor, "int8", None) for m in model.modules() if hasattr(m, "processor")}
         assert found == {chosen if gemms or chosen else None}
@@ -63,7 +63,7 @@ def test_a_step_is_near_that_of_qlora(options, batch):
     gradients, losses = [], []
     for method in (
         intaglio.QLora(rank=4, base="int8"),
-        intaglio.QuantizedLora(rank=4, base="int8", integer_gemms=(), **options),
+        intaglio.Int8Lora(rank=4, base="int8", integer_gemms=(), **options),
     ):
         model = make_unet()
         torch.manual_seed(1)
@@ -104,4 +104,4 @@ def test_a_base_that_it_cannot_train_over_is_refused():
     model = make_unet()
     intaglio.attach(model, intaglio.Peqa(base="int4_g64"), range_search="absmax").detach()
     with pytest.raises(UserError, match="int8_lora cannot train over int4_g64"):
-        intaglio.attach(model, intaglio.QuantizedLora())
+        intaglio.attach(model, intaglio.Int8Lora())

@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
+from intaglio.adapters.file import find_file, read_header
 from intaglio.errors import Problems, UserError
 from intaglio.kernels.int8_matmul import int_mm
-from intaglio.methods.adapter_file import find_file, read_header
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.run import train
@@ -117,7 +117,7 @@ def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder, ta
     from diffusers import StableDiffusionPipeline
 
     import intaglio
-    from intaglio.pipelines.load import load_pipeline
+    from intaglio.checkpoints.load import load_pipeline
 
     made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4, targets=targets)
     train(made)
@@ -248,7 +248,7 @@ def test_where_no_method_is_named_a_small_pair_goes_beside_every_layer(recipe):
 
 
 def test_a_quantized_base_that_the_method_cannot_train_over_is_refused_before_it_is_loaded(recipe, sd_folder, tmp_path):
-    from intaglio.pipelines.quantize import quantize_pipeline
+    from intaglio.checkpoints.quantize import quantize_pipeline
 
     quantize_pipeline(str(sd_folder), tmp_path / "nf4", format="nf4")
     with pytest.raises(Problems, match=r"int8_lora cannot train over nf4.* or method qlora"):

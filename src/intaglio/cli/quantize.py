@@ -44,7 +44,7 @@ def command(
     overwrite: bool,
 ) -> None:
     """Quantize the denoiser of MODEL (a Hub id, a folder, a .safetensors file, or 'embedded')."""
-    from intaglio.pipelines.inspection import inspect_model
+    from intaglio.checkpoints.inspect import inspect_model
     from intaglio.quantizers.formats import parse_format
 
     console = make_console()
@@ -53,8 +53,8 @@ def command(
 
     from rich.progress import Progress
 
+    from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.layers.model import KEEP_FLOAT
-    from intaglio.pipelines.quantize import quantize_pipeline
     from intaglio.training.summary import human_bytes
 
     quiet_libraries()

@@ -46,7 +46,7 @@ def command(source: str | None, revision: str | None, shapes: str | None, out: P
     if (source is None) == (shapes is None):
         raise UserError("give exactly one of --pretrained_model_name_or_path MODEL and --shapes NAME")
 
-    from intaglio.pipelines.shapes import shape_named, shape_of
+    from intaglio.checkpoints.shapes import shape_named, shape_of
     from intaglio.trace.export import SUFFIXES, export_trace
     from intaglio.trace.schema import write_trace
 
@@ -86,10 +86,10 @@ def record_shape(
     """The trace of one step (forward, squared error, backward, AdamW) of `method` on a denoiser without weights."""
     import torch
 
+    from intaglio.adapters.attach import attach
+    from intaglio.checkpoints.shapes import empty_denoiser, empty_inputs
     from intaglio.layers.model import KEEP_FLOAT
-    from intaglio.methods.attach import attach
     from intaglio.methods.registry import build_method
-    from intaglio.pipelines.shapes import empty_denoiser, empty_inputs
     from intaglio.trace.recorder import record
 
     given = {"base": base, "rank": rank, "alpha": lora_alpha, "num_intervals": num_intervals}

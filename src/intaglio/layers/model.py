@@ -16,7 +16,7 @@ from torch import nn
 
 from intaglio.errors import NoMatch, UserError
 from intaglio.layers.frozen import QuantizedLayer, quantize_layer, to_float
-from intaglio.layers.integer_lora import IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.quantizers.formats import Format, parse_format
 from intaglio.quantizers.ranges import RangeSearch
@@ -182,7 +182,7 @@ def hold_float_weights(model: nn.Module) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, QuantizedLayer) and not layer.integer_gemms:
             parent = model.get_submodule(name.rpartition(".")[0])
-            if not isinstance(parent, IntegerLoraLayer):
+            if not isinstance(parent, Int8LoraLayer):
                 replace(model, name, to_float(cast("nn.Linear | nn.Conv2d", layer)))
 
 

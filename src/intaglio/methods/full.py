@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.method import Method
+from intaglio.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,16 @@ from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.layers.frozen import QuantizedLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic, check_format
 from intaglio.layers.integer import GEMMS, check_gemms
-from intaglio.layers.integer_lora import IntegerArithmetic, IntegerLoraLayer, check_format
 from intaglio.layers.low_rank import LowRankLayer, check_pair
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.method import ATTENTION_TARGETS, Method
+from intaglio.methods.base import ATTENTION_TARGETS, Method
 from intaglio.quantizers.formats import parse_format
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizedLora(Method):
+class Int8Lora(Method):
     """
     A trained layer whose base is float (named by `attach`'s `keep_float`) computes in float. Norms, the loss, the
     optimizer and, without `integer_attention`, attention's own two products are float too.
@@ -104,4 +104,4 @@ class QuantizedLora(Method):
             separate_gradient=self.separate_gradient,
             integer_adapter=self.integer_adapter,
         )
-        return IntegerLoraLayer(layer, self.rank, alpha, how, name)
+        return Int8LoraLayer(layer, self.rank, alpha, how, name)

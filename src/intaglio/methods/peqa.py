@@ -9,7 +9,7 @@ from torch import nn
 from intaglio.layers.integer import check_gemms
 from intaglio.layers.scaled import ScaledLayer
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.method import Method
+from intaglio.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)

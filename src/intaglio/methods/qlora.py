@@ -9,7 +9,7 @@ from torch import nn
 from intaglio.layers.integer import check_gemms
 from intaglio.layers.low_rank import LowRankLayer, check_pair
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.method import ATTENTION_TARGETS, Method
+from intaglio.methods.base import ATTENTION_TARGETS, Method
 
 
 @dataclass(frozen=True, kw_only=True)

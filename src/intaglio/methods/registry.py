@@ -6,10 +6,10 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from intaglio.errors import Problems, UnknownChoice, did_you_mean
+from intaglio.methods.base import Method
 from intaglio.methods.full import Full
-from intaglio.methods.int8_lora import QuantizedLora
+from intaglio.methods.int8_lora import Int8Lora
 from intaglio.methods.lora import Lora
-from intaglio.methods.method import Method
 from intaglio.methods.peqa import Peqa
 from intaglio.methods.qlora import QLora
 from intaglio.methods.scaled_lora import ScaledLora
@@ -17,7 +17,7 @@ from intaglio.methods.smooth_scales import SmoothScales
 from intaglio.methods.tuneqdm import TuneQDM
 
 METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM, ScaledLora, SmoothScales, QuantizedLora)
+    m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM, ScaledLora, SmoothScales, Int8Lora)
 }
 
 

@@ -12,7 +12,7 @@ from intaglio.layers.low_rank import check_pair
 from intaglio.layers.scaled import ScaledLayer
 from intaglio.layers.scaled_low_rank import ScaledLowRankLayer
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.method import ATTENTION_TARGETS, Method
+from intaglio.methods.base import ATTENTION_TARGETS, Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from intaglio.errors import UserError
 from intaglio.layers.integer import check_gemms
 from intaglio.layers.scaled import ScaledLayer, TimestepScaledLayer
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.method import Method
+from intaglio.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from intaglio.adapters.handle import Adapter
 from intaglio.errors import Problems, UserError
 from intaglio.files import new_folder
-from intaglio.methods.adapter import Adapter
 from intaglio.training.optimizer import MovingAverage
 from intaglio.training.recipe import Recipe
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from intaglio.errors import UserError
 from intaglio.layers.gemm_errors import GEMMS, LayerErrors, layer_errors
-from intaglio.layers.integer_lora import IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.training.optimizer import make_optimizer
 from intaglio.training.prepare import DTYPES, plan, prepare
 from intaglio.training.recipe import Recipe
@@ -57,13 +57,11 @@ def diagnose(recipe: Recipe, *, warmup: int, batches: int) -> list[LayerReport]:
     ]
 
 
-def capture(
-    recipe: Recipe, *, warmup: int, batches: int
-) -> tuple[dict[str, IntegerLoraLayer], list[dict[str, Tensors]]]:
+def capture(recipe: Recipe, *, warmup: int, batches: int) -> tuple[dict[str, Int8LoraLayer], list[dict[str, Tensors]]]:
     """The integer layers by name, trained for `warmup` steps, and what each of `batches` batches sends through them."""
     planned = plan(recipe)
     job = prepare(planned, torch.device("cpu"), 0, 1)
-    layers = {n: m for n, m in job.denoiser.named_modules() if isinstance(m, IntegerLoraLayer)}
+    layers = {n: m for n, m in job.denoiser.named_modules() if isinstance(m, Int8LoraLayer)}
     if not layers:
         raise UserError(f"method {recipe.method} trains no layer in integers; use --method int8_lora")
     rate = recipe.learning_rate or planned.method.learning_rate

@@ -15,6 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from intaglio.adapters.attach import attach
+from intaglio.adapters.file import read_header
+from intaglio.adapters.handle import Adapter
+from intaglio.checkpoints.inspect import ModelInfo, inspect_model
+from intaglio.checkpoints.load import denoiser_of, load_pipeline
 from intaglio.data.cache import LatentCache, TextCache
 from intaglio.data.photos import Picture
 from intaglio.data.prior import generate_prior_images, missing_prior_images
@@ -25,13 +30,8 @@ from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.weight_product import is_exact_by_int_mm, is_plain
 from intaglio.layers.integer import GEMMS
 from intaglio.layers.model import KEEP_FLOAT, return_memory
-from intaglio.methods.adapter import Adapter
-from intaglio.methods.adapter_file import read_header
-from intaglio.methods.attach import attach
-from intaglio.methods.method import Method
+from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
-from intaglio.pipelines.inspection import ModelInfo, inspect_model
-from intaglio.pipelines.load import denoiser_of, load_pipeline
 from intaglio.quantizers.formats import parse_format
 from intaglio.training import conditioning
 from intaglio.training.batches import Batches, Source

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from intaglio.errors import UserError
-from intaglio.evaluation.memory import PeakMemory
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.methods.registry import method_options
+from intaglio.metrics.memory import PeakMemory
 from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from intaglio.training.optimizer import MovingAverage, learning_rate_factor, make_optimizer
 from intaglio.training.prepare import DTYPES, Job, Plan, choose_products, plan, prepare

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from intaglio.data.noise import step_generator
-from intaglio.evaluation.grid import contact_sheet
 from intaglio.files import write_atomic
+from intaglio.metrics.grid import contact_sheet
 
 
 def draw(pipeline: Any, embeddings: list[dict[str, torch.Tensor]], count: int, seed: int) -> list[list[Image.Image]]:
