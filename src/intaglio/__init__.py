@@ -35,6 +35,7 @@ _HOMES = {
     "load_adapter": "adapters.attach",
     "load_pipeline": "checkpoints.load",
     "quantize_pipeline": "checkpoints.quantize",
+    "register_family": "families.registry",
 }
 __all__ = [
     "METHODS",
@@ -54,6 +55,7 @@ __all__ = [
     "load_adapter",
     "load_pipeline",
     "quantize_pipeline",
+    "register_family",
 ]
 
 
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.errors import UserError
+    from intaglio.families.registry import register_family
     from intaglio.methods.base import Method
     from intaglio.methods.full import Full
     from intaglio.methods.int8_lora import Int8Lora

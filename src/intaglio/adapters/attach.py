@@ -12,10 +12,10 @@ from torch import nn
 from intaglio.adapters.file import read_header
 from intaglio.adapters.handle import Adapter
 from intaglio.errors import UserError
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.model import (
-    KEEP_FLOAT,
     BaseRecord,
     adapter_layers,
     base_format,
@@ -24,7 +24,7 @@ from intaglio.layers.model import (
     quantize_model,
     replace,
 )
-from intaglio.layers.timesteps import TimestepContext, install_hook, timestep_range
+from intaglio.layers.timesteps import TimestepContext, install_hook
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 from intaglio.quantizers.formats import parse_format
@@ -37,7 +37,7 @@ def attach(
     method: Method,
     *,
     targets: Sequence[str] | None = None,
-    keep_float: Sequence[str] = KEEP_FLOAT,
+    keep_float: Sequence[str] | None = None,
     range_search: RangeSearch = "mse",
 ) -> Adapter:
     """Freeze `model`, quantize it if the method needs that, and make the targets trainable.
@@ -45,9 +45,11 @@ def attach(
     Args:
         model: a diffusers denoiser (U-Net or transformer), float or from a quantized folder; changed in place.
         method: what to train, for example `TuneQDM(base="int4", num_intervals=4)`.
-        targets: ends of names of the layers to train, as in PEFT, or "all" alone for every Linear and Conv2d; None
-            takes the method's default. Targets never limit what is quantized.
-        keep_float: starts of names of layers that are not quantized. Read only where this call quantizes.
+        targets: ends of names of the layers to train, as in PEFT, "attention" for the family's projections of
+            attention, or "all" alone for every Linear and Conv2d; None takes the method's default. Targets never limit
+            what is quantized.
+        keep_float: starts of names of layers that are not quantized; None: those of the model's family. Read only where
+            this call quantizes.
         range_search: how the range of each channel or group is found. Read only where this call quantizes.
 
     Returns:
@@ -59,21 +61,23 @@ def attach(
     if adapter_layers(model):
         raise UserError("this model has an adapter already; call detach() or merge() on its handle first")
     map_large_blocks()
+    family = denoisers_of(model)
+    keep_float = family.keep_float if keep_float is None else keep_float
     method = _settle_base(model, method, keep_float, range_search)
     layers = dict(find_layers(model))
-    chosen = match_targets(list(layers), method.default_targets if targets is None else targets)
+    chosen = match_targets(list(layers), family.spell_out(method.default_targets if targets is None else targets))
     model.requires_grad_(method.trains_rest and targets is None)
 
     install_integer_path(model, method.frozen_integer_gemms(), integer_attention=method.attention_in_integers())
-    context = TimestepContext()
+    context = TimestepContext(family.attention_targets)
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():
         replace(model, name, module)
     timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)
     remove_hook = None
     if timed is not None:
-        remove_hook = install_hook(model, context, timed.num_intervals, timestep_range(model))
-    return Adapter(model, method, None if targets is None else list(targets), chosen, remove_hook)
+        remove_hook = install_hook(model, context, timed.num_intervals, family.time.from_model)
+    return Adapter(model, method, None if targets is None else list(targets), chosen, remove_hook, context)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:

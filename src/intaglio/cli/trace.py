@@ -23,7 +23,7 @@ No weights are loaded: a step depends on shapes alone. To record a step of a rea
 @click.command(name="trace", context_settings=SETTINGS, epilog=EPILOG)
 @click.option("--pretrained_model_name_or_path", "source", help="Hub id or folder; only its JSON files are read")
 @click.option("--revision", help="branch, tag or commit of a Hub id")
-@click.option("--shapes", help="instead of a model: sd15, sdxl, sd3, flux or pixart")
+@click.option("--shapes", help="instead of a model: a published one, e.g. sd15, sdxl, sd3 or flux")
 @click.option("--method", default="lora", show_default=True, help="what is trained, as in `intaglio train`")
 @click.option("--base", help="format of the frozen weights, e.g. int8, int4, nf4")
 @click.option("--rank", type=int, help="rank of the low-rank pairs")
@@ -88,7 +88,6 @@ def record_shape(
 
     from intaglio.adapters.attach import attach
     from intaglio.checkpoints.shapes import empty_denoiser, empty_inputs
-    from intaglio.layers.model import KEEP_FLOAT
     from intaglio.methods.registry import build_method
     from intaglio.trace.recorder import record
 
@@ -98,7 +97,7 @@ def record_shape(
         raise UserError(f"method {method} trains beside float weights, but {shape.name} is quantized to {shape.format}")
     if shape.format is not None and base not in (None, shape.format):
         raise UserError(f"--base {base}, but {shape.name} is quantized to {shape.format}; leave --base out")
-    keep = keep_float or KEEP_FLOAT
+    keep = keep_float or None
     denoiser = empty_denoiser(shape, (base or built.default_base) if built.needs_base else None, keep)
     side = resolution or shape.resolution
     inputs = empty_inputs(denoiser, shape, side, batch_size)

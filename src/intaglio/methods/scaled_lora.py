@@ -12,7 +12,7 @@ from intaglio.layers.low_rank import check_pair
 from intaglio.layers.scaled import ScaledLayer
 from intaglio.layers.scaled_low_rank import ScaledLowRankLayer
 from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.base import ATTENTION_TARGETS, Method
+from intaglio.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,6 @@ class ScaledLora(Method):
         return self.integer_gemms
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
-        if not any(name == target or name.endswith("." + target) for target in ATTENTION_TARGETS):
+        if not any(name == target or name.endswith("." + target) for target in context.attention_targets):
             return ScaledLayer(layer, train_input=True)
         return ScaledLowRankLayer(layer, self.rank, self.rank if self.alpha is None else self.alpha)

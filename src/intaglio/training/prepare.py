@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,20 @@ from intaglio.data.cache import LatentCache, TextCache
 from intaglio.data.photos import Picture
 from intaglio.data.prior import generate_prior_images, missing_prior_images
 from intaglio.data.transforms import PhotoTransform
-from intaglio.diffusion.objective import training_scheduler
+from intaglio.diffusion.objective import ObjectiveOptions
 from intaglio.errors import Problems, Slower, UserError, lines_of
+from intaglio.families.base import Family
+from intaglio.families.registry import family_of_pipeline
 from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.weight_product import is_exact_by_int_mm, is_plain
 from intaglio.layers.integer import GEMMS
-from intaglio.layers.model import KEEP_FLOAT, return_memory
+from intaglio.layers.model import return_memory
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 from intaglio.quantizers.formats import parse_format
-from intaglio.training import conditioning
 from intaglio.training.batches import Batches, Source
 from intaglio.training.recipe import Recipe
+from intaglio.training.step import Loss
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -65,7 +67,8 @@ class Job:
     pipeline: Any
     denoiser: nn.Module
     adapter: Adapter
-    scheduler: Any
+    family: Family
+    loss: Loss
     batches: Batches
     validation: list[dict[str, torch.Tensor]]
     """Embeddings of each validation prompt, and of the empty one."""
@@ -86,7 +89,8 @@ def plan(recipe: Recipe, world_size: int = 1) -> Plan:
         problems += lines_of(error)
     try:
         model = inspect_model(recipe.pretrained_model_name_or_path, revision=recipe.revision)
-        conditioning.check_pipeline(model.pipeline_class, model.denoiser_class)
+        if model.pipeline_class is not None:  # a single file is known only once it is loaded
+            family_of_pipeline(model.pipeline_class)
     except UserError as error:
         problems += lines_of(error)
     try:
@@ -201,7 +205,6 @@ def prepare(plan: Plan, device: torch.device, rank: int, world_size: int) -> Job
     """Load, attach, cache. The pipeline ends without its text encoders: all texts are encoded by then."""
     recipe = plan.recipe
     dtype = DTYPES[recipe.mixed_precision] if plan.method.name != "full" else torch.float32
-    keep_float = KEEP_FLOAT if recipe.keep_float is None else recipe.keep_float
     pipeline = load_pipeline(
         recipe.pretrained_model_name_or_path,
         revision=recipe.revision,
@@ -209,65 +212,70 @@ def prepare(plan: Plan, device: torch.device, rank: int, world_size: int) -> Job
         torch_dtype=dtype,
         quantize_to=plan.base,
         range_search=recipe.range_search,
-        keep_float=keep_float,
+        keep_float=recipe.keep_float,
     )
-    conditioning.check_pipeline(type(pipeline).__name__, None)
+    family = family_of_pipeline(type(pipeline).__name__)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
-    scheduler = training_scheduler(pipeline.scheduler)
     denoiser: Any = denoiser_of(pipeline)[1]
-    resolution = recipe.resolution or int(denoiser.config.sample_size * pipeline.vae_scale_factor)
+    resolution = recipe.resolution or family.resolution(pipeline)
+    family.check_side(pipeline, resolution)
+    objective = family.objective(pipeline, objective_options(recipe), resolution)
 
-    sources = [_source(recipe, pipeline, plan.photos, "photos", 1.0, resolution)]
+    sources = [_source(recipe, pipeline, family, plan.photos, "photos", 1.0, resolution)]
     if recipe.with_prior_preservation:
-        sources.append(_prior_source(recipe, pipeline, resolution, rank))
-    validation = [
-        {"prompt_embeds": v["prompt_embeds"], **{k: t for k, t in v.items() if k != "prompt_embeds"}}
-        for v in (conditioning.encode_text(pipeline, [p]) for p in (*recipe.validation_prompt, ""))
-    ]
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(pipeline, name, None) is not None:
-            setattr(pipeline, name, None)
+        sources.append(_prior_source(recipe, pipeline, family, resolution, rank))
+    validation = [family.encode_text(pipeline, [p]) for p in (*recipe.validation_prompt, "")]
+    for name in [n for n in pipeline.components if n.startswith("text_encoder")]:
+        setattr(pipeline, name, None)
     torch.manual_seed(recipe.seed)  # the start of low-rank pairs
-    adapter = attach(denoiser, plan.method, targets=recipe.targets, keep_float=keep_float)
+    adapter = attach(denoiser, plan.method, targets=recipe.targets, keep_float=recipe.keep_float)
     if recipe.unpack_base:
         adapter.unpack_base()
     denoiser.train()
     if recipe.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     return_memory()
-    vae = pipeline.vae
     batches = Batches(
         sources,
         seed=recipe.seed,
         batch_size=recipe.train_batch_size,
         resolution=resolution,
-        num_timesteps=scheduler.config.num_train_timesteps,
+        family=family,
+        objective=objective,
+        normalize=lambda latent: family.normalize(pipeline, latent),
         noise_offset=recipe.noise_offset,
-        scale=vae.config.scaling_factor,
-        shift=getattr(vae.config, "shift_factor", None) or 0.0,
         rank=rank,
         world_size=world_size,
     )
-    return Job(pipeline, denoiser, adapter, scheduler, batches, validation)
+    loss = Loss(family, objective, adapter.times, recipe.guidance_scale)
+    return Job(pipeline, denoiser, adapter, family, loss, batches, validation)
+
+
+def objective_options(recipe: Recipe) -> ObjectiveOptions:
+    return ObjectiveOptions(**{field.name: getattr(recipe, field.name) for field in fields(ObjectiveOptions)})
 
 
 def _source(
-    recipe: Recipe, pipeline: Any, photos: Sequence[Picture], name: str, weight: float, resolution: int
+    recipe: Recipe,
+    pipeline: Any,
+    family: Family,
+    photos: Sequence[Picture],
+    name: str,
+    weight: float,
+    resolution: int,
 ) -> Source:
     model_id = recipe.pretrained_model_name_or_path
     transform = PhotoTransform(resolution=resolution, center_crop=recipe.center_crop, random_flip=recipe.random_flip)
-    text = TextCache(lambda captions: conditioning.encode_text(pipeline, captions), model_id=model_id)
+    text = TextCache(lambda captions: family.encode_text(pipeline, captions), model_id=model_id)
     text.fill([photo.caption for photo in photos])
-    latents = LatentCache(
-        photos, transform, lambda pixels: conditioning.encode_images(pipeline.vae, pixels), model_id=model_id
-    )
+    latents = LatentCache(photos, transform, lambda pixels: family.encode_images(pipeline, pixels), model_id=model_id)
     if recipe.cache_latents:
         latents.fill()
     return Source(name, latents, text, weight)
 
 
-def _prior_source(recipe: Recipe, pipeline: Any, resolution: int, rank: int) -> Source:
+def _prior_source(recipe: Recipe, pipeline: Any, family: Family, resolution: int, rank: int) -> Source:
     from intaglio.data.photos import read_folder
 
     assert recipe.class_data_dir is not None
@@ -279,4 +287,4 @@ def _prior_source(recipe: Recipe, pipeline: Any, resolution: int, rank: int) -> 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
     photos = read_folder(recipe.class_data_dir, prompt=recipe.class_prompt)
-    return _source(recipe, pipeline, photos, "class pictures", recipe.prior_loss_weight, resolution)
+    return _source(recipe, pipeline, family, photos, "class pictures", recipe.prior_loss_weight, resolution)

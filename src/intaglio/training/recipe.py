@@ -131,7 +131,19 @@ class Recipe(StrictModel):
     adam_epsilon: float = Field(1e-8, gt=0)
     adam_weight_decay: float = Field(1e-2, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting of the loss, e.g. 5.0")
+    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting of the loss, e.g. 5.0 (DDPM)")
+    weighting_scheme: Literal["none", "sigma_sqrt", "logit_normal", "mode", "cosmap"] | None = Field(
+        None, description="how times are drawn and losses weighted (flow matching) [the family's]"
+    )
+    logit_mean: float | None = Field(None, description="of weighting_scheme logit_normal [0]")
+    logit_std: float | None = Field(None, gt=0, description="of weighting_scheme logit_normal [1]")
+    mode_scale: float | None = Field(None, description="of weighting_scheme mode [1.29]")
+    timestep_shift: str | None = Field(
+        None, description="none, static, dynamic or a number: how times lean to noise (flow matching) [the scheduler's]"
+    )
+    guidance_scale: float | None = Field(
+        None, ge=0, description="guidance that the model is told while it trains, where it is told one [the family's]"
+    )
     noise_offset: float = Field(0.0, ge=0, description="strength of an offset of the noise per channel")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="save a moving average of what was trained")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
