@@ -8,7 +8,8 @@ import torch
 import intaglio
 from intaglio.checkpoints.calibration import input_grams, quantize_by_outputs
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, base_record, find_layers, layers_to_quantize, quantize_model
+from intaglio.layers.names import KEEP_FLOAT, find_layers
+from intaglio.layers.quantize_model import BaseRecord, base_record, layers_to_quantize, quantize_model
 from intaglio.quantizers.quantize import to_rows
 from tiny_models import make_unet
 

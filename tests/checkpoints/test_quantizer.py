@@ -16,7 +16,8 @@ from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.checkpoints.quantize import save_quantized
 from intaglio.errors import Problems, UserError
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, base_format, base_hash, base_record, quantize_model
+from intaglio.layers.names import KEEP_FLOAT
+from intaglio.layers.quantize_model import BaseRecord, base_format, base_hash, base_record, quantize_model
 from tiny_pipelines import make_pipeline, realign, run
 
 DTYPE = next(iter(dtype_argument(torch.float32)))  # diffusers renamed it

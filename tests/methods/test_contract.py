@@ -14,7 +14,8 @@ from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import MergeableLayer
-from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model, replace
+from intaglio.layers.names import adapter_layers, find_layers, replace
+from intaglio.layers.quantize_model import base_hash, quantize_model
 from intaglio.methods.registry import METHODS, build_method
 from tiny_models import make_unet
 

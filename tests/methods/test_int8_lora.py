@@ -9,7 +9,7 @@ from intaglio.adapters.file import LORA_FILE
 from intaglio.errors import UserError
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.model import adapter_layers
+from intaglio.layers.names import adapter_layers
 from intaglio.methods.registry import METHODS
 from tiny_models import make_unet
 

@@ -14,16 +14,8 @@ from intaglio.adapters.handle import Adapter
 from intaglio.errors import UserError
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
-from intaglio.layers.model import (
-    KEEP_FLOAT,
-    BaseRecord,
-    adapter_layers,
-    base_format,
-    find_layers,
-    match_targets,
-    quantize_model,
-    replace,
-)
+from intaglio.layers.names import KEEP_FLOAT, adapter_layers, find_layers, match_targets, replace
+from intaglio.layers.quantize_model import BaseRecord, base_format, quantize_model
 from intaglio.layers.timesteps import TimestepContext, install_hook, timestep_range
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method

@@ -16,7 +16,8 @@ from torch import nn
 from intaglio.checkpoints.inspect import DENOISERS, ModelInfo, embedded_base, inspect_model
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.errors import UserError
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, quantize_model
+from intaglio.layers.names import KEEP_FLOAT
+from intaglio.layers.quantize_model import BaseRecord, quantize_model
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RangeSearch
 

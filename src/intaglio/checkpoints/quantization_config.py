@@ -13,8 +13,9 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import nn
 
 from intaglio.errors import Problems, UnknownChoice, UserError
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, set_base_record
-from intaglio.layers.model import base_hash as hash_of
+from intaglio.layers.names import KEEP_FLOAT
+from intaglio.layers.quantize_model import BaseRecord, set_base_record
+from intaglio.layers.quantize_model import base_hash as hash_of
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RANGE_SEARCHES, RangeSearch
 
@@ -30,7 +31,7 @@ class IntaglioConfig(QuantizationConfigMixin):
         format: "int8", "int4", "nf4", with "_g<size>" for groups and "_asym" for zero points.
         range_search: "absmax", "percentile" or "mse".
         keep_float: starts of the names of layers that stay float.
-        base_hash: `layers.model.base_hash` of the result. Found by quantizing; verified when a folder is loaded.
+        base_hash: `layers.quantize_model.base_hash` of the result. Found by quantizing; verified when loaded.
 
     Raises:
         Problems: a value that cannot be used, or a key that is not known; all of them at once.
@@ -118,6 +119,6 @@ def describe(model: Any, config: IntaglioConfig) -> None:
 
 def forget(model: Any) -> None:
     """Undo `describe`: the model is float again, and is saved as such."""
-    model.__dict__.pop("_intaglio_base", None)
+    set_base_record(model, None)
     config = {k: v for k, v in model.config.items() if k not in ("quantization_config", "_pre_quantization_dtype")}
     model._internal_dict = type(model.config)(config)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from intaglio.checkpoints.inspect import inspect_model, read_component_config
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.layers.frozen import with_weight
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, layers_to_quantize, replace, set_base_record
+from intaglio.layers.names import KEEP_FLOAT, replace
+from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, set_base_record
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import QuantizedWeight
 

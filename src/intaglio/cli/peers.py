@@ -89,7 +89,7 @@ def official_tuneqdm(unet: nn.Module, intervals: int = 4) -> list[nn.Parameter]:
     forward pass of every layer; one interval serves the whole batch and all of them are trained.
     """
 
-    from intaglio.layers.model import find_layers, is_kept
+    from intaglio.layers.names import find_layers, is_kept
 
     unet.requires_grad_(False)
     interval = [0]
@@ -142,7 +142,7 @@ def _official_layer(layer: nn.Linear | nn.Conv2d, intervals: int, interval: list
 
 
 def _kept() -> Sequence[str]:
-    from intaglio.layers.model import KEEP_FLOAT
+    from intaglio.layers.names import KEEP_FLOAT
 
     return KEEP_FLOAT
 
@@ -150,7 +150,7 @@ def _kept() -> Sequence[str]:
 def _linears(unet: nn.Module) -> list[tuple[str, nn.Linear]]:
     from torch import nn
 
-    from intaglio.layers.model import is_kept
+    from intaglio.layers.names import is_kept
 
     found = [(name, m) for name, m in unet.named_modules() if isinstance(m, nn.Linear)]
     return [(name, m) for name, m in found if not is_kept(name, _kept())]

@@ -54,7 +54,7 @@ def command(
     from rich.progress import Progress
 
     from intaglio.checkpoints.quantize import quantize_pipeline
-    from intaglio.layers.model import KEEP_FLOAT
+    from intaglio.layers.names import KEEP_FLOAT
     from intaglio.training.summary import human_bytes
 
     quiet_libraries()

@@ -88,7 +88,7 @@ def record_shape(
 
     from intaglio.adapters.attach import attach
     from intaglio.checkpoints.shapes import empty_denoiser, empty_inputs
-    from intaglio.layers.model import KEEP_FLOAT
+    from intaglio.layers.names import KEEP_FLOAT
     from intaglio.methods.registry import build_method
     from intaglio.trace.recorder import record
 

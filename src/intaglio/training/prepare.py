@@ -29,10 +29,11 @@ from intaglio.errors import Problems, Slower, UserError, lines_of
 from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.weight_product import is_exact_by_int_mm, is_plain
 from intaglio.layers.integer import GEMMS
-from intaglio.layers.model import KEEP_FLOAT, return_memory
+from intaglio.layers.names import KEEP_FLOAT
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 from intaglio.quantizers.formats import parse_format
+from intaglio.runtime.memory import return_memory
 from intaglio.training import conditioning
 from intaglio.training.batches import Batches, Source
 from intaglio.training.recipe import Recipe
