@@ -72,7 +72,7 @@ class IntegerBase(torch.nn.Module):
 def twin_at_start(method):
     """What the model must equal before training."""
     model = quantized_twin(method).requires_grad_(False)
-    install_integer_path(model, method.frozen_integer_gemms())
+    install_integer_path(model, bool(method.frozen_integer_gemms()))
     if isinstance(method, intaglio.Int8Lora):
         for name in intaglio.attach(make_unet(), method).layers:
             replace(model, name, IntegerBase(model.get_submodule(name), method.scale == "power_of_two"))

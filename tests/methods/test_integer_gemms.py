@@ -42,14 +42,14 @@ def test_a_step_follows_the_float_one(method, batch):
     assert (gradient - float_gradient).norm() < 0.1 * float_gradient.norm()
     assert torch.equal(gradients(method, batch, checkpointing=True)[2], gradient)
     adapter.detach()
-    assert all(m.integer_gemms == () for m in adapter.model.modules() if isinstance(m, QuantizedLayer))
+    assert all(m.compute == "float" for m in adapter.model.modules() if isinstance(m, QuantizedLayer))
 
 
 def test_the_file_keeps_the_policy(tmp_path):
     intaglio.attach(make_unet(), METHODS[0]).save(tmp_path)
     loaded = intaglio.load_adapter(make_unet(), tmp_path)
     assert loaded.method.integer_gemms == BOTH
-    assert {m.integer_gemms for m in loaded.model.modules() if isinstance(m, QuantizedLayer)} == {BOTH}
+    assert {m.compute for m in loaded.model.modules() if isinstance(m, QuantizedLayer)} == {"integer"}
 
 
 def test_an_unknown_product_is_refused():

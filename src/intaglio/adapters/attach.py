@@ -56,7 +56,7 @@ def attach(
     chosen = match_targets(list(layers), method.default_targets if targets is None else targets)
     model.requires_grad_(method.trains_rest and targets is None)
 
-    install_integer_path(model, method.frozen_integer_gemms(), integer_attention=method.attention_in_integers())
+    install_integer_path(model, bool(method.frozen_integer_gemms()), integer_attention=method.attention_in_integers())
     context = TimestepContext()
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
     for name, module in adapted.items():

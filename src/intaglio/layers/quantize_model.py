@@ -110,7 +110,7 @@ def base_hash(model: nn.Module) -> str:
 def hold_float_weights(model: nn.Module) -> None:
     """Put the dequantized weight in the place of frozen codes. What computes in integers keeps them."""
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, QuantizedLayer) and not layer.integer_gemms:
+        if isinstance(layer, QuantizedLayer) and layer.compute == "float":
             parent = model.get_submodule(name.rpartition(".")[0])
             if not isinstance(parent, Int8LoraLayer):
                 replace(model, name, to_float(cast("nn.Linear | nn.Conv2d", layer)))

@@ -10,7 +10,8 @@ from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic, check_format
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, check_format
 from intaglio.layers.integer import GEMMS, check_gemms
 from intaglio.layers.low_rank import LowRankLayer, check_pair
 from intaglio.layers.timesteps import TimestepContext
@@ -92,7 +93,7 @@ class Int8Lora(Method):
         alpha = self.rank if self.alpha is None else self.alpha
         is_float = any(name == end or name.endswith("." + end) for end in self.float_layers)
         if isinstance(layer, QuantizedLayer) and is_float:
-            layer.integer_gemms = ()
+            layer.compute = "float"
         if is_float or not isinstance(layer, QuantizedLayer):
             return LowRankLayer(layer, self.rank, alpha)
         how = IntegerArithmetic(
