@@ -92,6 +92,15 @@ def test_a_change_of_the_base_is_seen(make, change):
 
 
 @every_layer
+def test_writing_to_what_is_held_in_another_dtype_is_seen(make):
+    used, fresh, x = make().bfloat16(), make().bfloat16(), torch.randn(3, 12).bfloat16()
+    run(used, x)
+    for layer in (used, fresh):
+        base_of(layer).bias += 1
+    assert equal(run(used, x), run(fresh, x))
+
+
+@every_layer
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_a_copy_remembers_nothing(make, duplicate):
     layer, x = make(), torch.randn(3, 12)
