@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from intaglio.adapters.attach import attach
 from intaglio.checkpoints.load import load_pipeline
-from intaglio.layers.integer import GEMMS
 from intaglio.methods.registry import build_method
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.frechet import frechet_distance, real_floor
