@@ -164,9 +164,8 @@ class Table:
             method, options = METHODS[label][0], dict(METHODS[label][1])
             torch.manual_seed(seed)
             targets: Any = options.pop("targets", None)
-            if method != "full":
-                options["integer_gemms"] = GEMMS
-            adapter = attach(model, build_method(method, options), targets=targets)
+            base: Any = options.pop("base", None)
+            adapter = attach(model, build_method(method, options), targets=targets, base=base)
             trained = adapter.num_parameters
             loss = train(model, adapter.parameters(), learned, arguments.steps, rate, seed)
         seconds = time.perf_counter() - began
