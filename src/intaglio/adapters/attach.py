@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from intaglio.adapters.file import read_header
 from intaglio.adapters.handle import Adapter
+from intaglio.adapters.header import read_header
 from intaglio.errors import UserError
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer

@@ -16,13 +16,13 @@ from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUA
 from diffusers.quantizers.base import DiffusersQuantizer
 from torch import Tensor, nn
 
-from intaglio.checkpoints.checkpoint import check_readable
 from intaglio.checkpoints.quantization_config import IntaglioConfig, describe, forget
 from intaglio.errors import Problems, UserError
 from intaglio.layers import frozen
 from intaglio.layers.model import find_layers, layers_to_quantize, one_thread, replace, return_memory
 from intaglio.quantizers.formats import Format, parse_format
 from intaglio.quantizers.quantize import QuantizedWeight, quantize
+from intaglio.safetensors_header import check_readable
 
 _PARTS = ("qdata", "scale", "zero_point", "input_scale")
 

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from intaglio.checkpoints.checkpoint import check_readable, read_safetensors_header
 from intaglio.errors import UserError, WrongBase
+from intaglio.safetensors_header import check_readable, read_safetensors_header
 
 EMBEDDED = "embedded"
 """The name under which the model that ships with the package goes."""

@@ -13,7 +13,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import nn
 
 from intaglio.errors import Problems, UnknownChoice, UserError
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, set_base_record
+from intaglio.layers.model import KEEP_FLOAT, BaseRecord, forget_base_record, set_base_record
 from intaglio.layers.model import base_hash as hash_of
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RANGE_SEARCHES, RangeSearch
@@ -118,6 +118,6 @@ def describe(model: Any, config: IntaglioConfig) -> None:
 
 def forget(model: Any) -> None:
     """Undo `describe`: the model is float again, and is saved as such."""
-    model.__dict__.pop("_intaglio_base", None)
+    forget_base_record(model)
     config = {k: v for k, v in model.config.items() if k not in ("quantization_config", "_pre_quantization_dtype")}
     model._internal_dict = type(model.config)(config)

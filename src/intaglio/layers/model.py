@@ -139,6 +139,11 @@ def set_base_record(model: nn.Module, record: BaseRecord) -> None:
     model.__dict__["_intaglio_base"] = record
 
 
+def forget_base_record(model: nn.Module) -> None:
+    """The model is float again."""
+    model.__dict__.pop("_intaglio_base", None)
+
+
 def base_record(model: nn.Module) -> BaseRecord | None:
     """How the model was quantized, or None for a float model."""
     return model.__dict__.get("_intaglio_base")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from intaglio.adapters.attach import attach
-from intaglio.adapters.file import read_header
+from intaglio.adapters.header import read_header
 from intaglio.adapters.handle import Adapter
 from intaglio.checkpoints.inspect import ModelInfo, inspect_model
 from intaglio.checkpoints.load import denoiser_of, load_pipeline
