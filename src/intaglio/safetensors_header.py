@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from intaglio.errors import UserError
 
@@ -122,7 +122,7 @@ def _entry(name: str, entry: Any) -> tuple[TensorEntry, tuple[int, int]]:
     return TensorEntry(dtype, tuple(shape), stop - start), (start, stop)
 
 
-def _naturals(values: Any) -> bool:
+def _naturals(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
 
 

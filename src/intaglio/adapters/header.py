@@ -9,13 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from intaglio.errors import UserError
+from intaglio.quantizers.base import Base
 from intaglio.safetensors_header import read_safetensors_header
-
-if TYPE_CHECKING:
-    from intaglio.layers.model import BaseRecord
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "intaglio"
@@ -35,7 +33,7 @@ class Header:
     component: str
     """"unet" or "transformer"."""
     model_class: str
-    base: BaseRecord | None
+    base: Base | None
     base_hash: str | None
     """`layers.model.base_hash` of the quantized base; None for a float base."""
     schema_version: int = SCHEMA_VERSION
@@ -111,10 +109,8 @@ def header_values(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | N
 
 def build_header(values: Mapping[str, Any]) -> Header:
     """The header of checked values."""
-    from intaglio.layers.model import BaseRecord
-
     base = values["base"]
-    record = None if base is None else BaseRecord(**{**base, "keep_float": tuple(base["keep_float"])})
+    record = None if base is None else Base(**{**base, "keep_float": tuple(base["keep_float"])})
     return Header(**{**values, "base": record})
 
 
@@ -127,7 +123,7 @@ def _is_base(value: Any) -> bool:
         isinstance(value, dict)
         and value.keys() == {"format", "range_search", "keep_float"}
         and isinstance(value["format"], str)
-        and isinstance(value["range_search"], str)
+        and value["range_search"] in ("absmax", "percentile", "mse")
         and _strings(value["keep_float"])
     )
 

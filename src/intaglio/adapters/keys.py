@@ -78,8 +78,8 @@ def refuse_other_kinds(path: Path, keys: Mapping[str, object]) -> None:
     if kinds:
         kind, key = next(iter(kinds.items()))
         raise UserError(
-            f"{path}: a {' and '.join(kinds)} adapter ({shorten(key)}); intaglio reads LoRA and LoCon alone. Use it with "
-            "the program that made it, or merge it into a float base there"
+            f"{path}: a {' and '.join(kinds)} adapter ({shorten(key)}); intaglio reads LoRA and LoCon alone. Use it "
+            "with the program that made it, or merge it into a float base there"
         )
 
 
