@@ -80,6 +80,12 @@ class AdapterState:
     """What intaglio said of it; None for a file of another program."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Strings that travel with it: trigger words, training settings."""
+    model_class: str | None = None
+    """diffusers' class of the denoiser, where it is known though there is no header."""
+
+    @property
+    def denoiser_class(self) -> str | None:
+        return self.model_class if self.header is None else self.header.model_class
 
     @property
     def denoiser(self) -> tuple[str, ComponentState] | None:
@@ -123,6 +129,7 @@ class Names:
 
     component: str
     shapes: Mapping[str, tuple[int, ...]]
+    model_class: str | None = None
 
     @staticmethod
     def of(model: nn.Module) -> Names:
@@ -130,7 +137,7 @@ class Names:
         shapes = {
             name: tuple(getattr(layer, "weight_shape", ()) or layer.weight.shape) for name, layer in layers(model)
         }
-        return Names(component, shapes)
+        return Names(component, shapes, type(model).__name__)
 
 
 def layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from intaglio.adapters.state import AdapterState, Names
 
 ENTRY_POINTS = "intaglio.adapter_formats"
-OWN = ("intaglio", "peft", "diffusers")
+OWN = ("intaglio", "peft", "diffusers", "kohya", "comfyui")
 """Modules of this package, in the order in which they are asked."""
 
 
