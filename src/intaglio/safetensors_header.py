@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ class TensorEntry:
     dtype: str
     """One of `DTYPE_BITS`."""
     shape: tuple[int, ...]
+    start: int
+    """First byte in the file."""
     num_bytes: int
 
 
@@ -72,7 +75,7 @@ def read_safetensors_header(path: str | Path) -> SafetensorsHeader:
             if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
                 raise ValueError(f"{size} bytes")
             values = json.loads(file.read(length))
-        header, end = _check(values)
+        header, end = _check(values, _LENGTH_BYTES + length)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); was the copy complete?") from error
     expected = _LENGTH_BYTES + length + end
@@ -87,7 +90,20 @@ def check_readable(path: str | Path) -> None:
         read_safetensors_header(path)
 
 
-def _check(values: Any) -> tuple[SafetensorsHeader, int]:
+def read_number(path: str | Path, entry: TensorEntry) -> float | None:
+    """The one number of a tensor of one element; None for other tensors and for 8 bits and less."""
+    formats = {"F32": "<f", "F64": "<d", "F16": "<e", "BF16": "<f", "I64": "<q", "I32": "<i", "I16": "<h"}
+    if math.prod(entry.shape) != 1 or entry.dtype not in formats:
+        return None
+    with Path(path).open("rb") as file:
+        file.seek(entry.start)
+        data = file.read(entry.num_bytes)
+    if entry.dtype == "BF16":  # the upper half of a float32
+        data = b"\0\0" + data
+    return float(struct.unpack(formats[entry.dtype], data)[0])
+
+
+def _check(values: Any, data: int) -> tuple[SafetensorsHeader, int]:
     """The header and the bytes of its tensors."""
     if not isinstance(values, dict):
         raise ValueError(f"its header is a {type(values).__name__}, expected an object")
@@ -96,7 +112,7 @@ def _check(values: Any) -> tuple[SafetensorsHeader, int]:
         raise ValueError("its metadata holds something else than strings")
     tensors, spans = {}, []
     for name, entry in values.items():
-        tensors[name], span = _entry(name, entry)
+        tensors[name], span = _entry(name, entry, data)
         spans.append(span)
     end = 0
     for start, stop in sorted(spans):
@@ -106,7 +122,7 @@ def _check(values: Any) -> tuple[SafetensorsHeader, int]:
     return SafetensorsHeader(tensors, metadata), end
 
 
-def _entry(name: str, entry: Any) -> tuple[TensorEntry, tuple[int, int]]:
+def _entry(name: str, entry: Any, data: int) -> tuple[TensorEntry, tuple[int, int]]:
     if not isinstance(entry, dict):
         raise ValueError(f"{_short(name)} is no object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -119,7 +135,7 @@ def _entry(name: str, entry: Any) -> tuple[TensorEntry, tuple[int, int]]:
     start, stop = offsets
     if math.prod(shape) * DTYPE_BITS[dtype] != 8 * (stop - start):
         raise ValueError(f"{_short(name)}: shape {_short(shape)} of {dtype} does not take {stop - start} bytes")
-    return TensorEntry(dtype, tuple(shape), stop - start), (start, stop)
+    return TensorEntry(dtype, tuple(shape), data + start, stop - start), (start, stop)
 
 
 def _naturals(values: Any) -> TypeGuard[list[int]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from intaglio.errors import UserError
 if TYPE_CHECKING:
     from intaglio.adapters.state import LowRank
 
+CONFIG_FILE = "adapter_config.json"
+DIFFUSERS_ENTRY = "lora_adapter_metadata"
+_MAX_CONFIG_BYTES = 10_000_000
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
@@ -51,6 +55,62 @@ def alpha_of(config: Mapping[str, Any], layer: str, rank: int) -> float:
     if found is None:
         return float(rank)
     return float(found) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+
+
+def diffusers_config(path: Path, text: str | None) -> dict[str, dict[str, Any]]:
+    """component -> its configuration, of the metadata entry that diffusers writes.
+
+    Raises:
+        UserError: no JSON, or no plain LoRA.
+    """
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its {DIFFUSERS_ENTRY} is no JSON ({error}); was the copy complete?") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: its {DIFFUSERS_ENTRY} is no table; was the copy complete?")
+    config: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        component, _, name = key.partition(".")
+        config.setdefault(component, {})[name] = value
+    for part in config.values():
+        check_config(path, part)
+    return config
+
+
+def peft_config(path: Path) -> dict[str, Any]:
+    """The configuration beside PEFT's file `path`.
+
+    Raises:
+        UserError: none there, no JSON, or no plain LoRA.
+    """
+    file = path.with_name(CONFIG_FILE)
+    if not file.is_file():
+        raise UserError(f"{path}: no {CONFIG_FILE} beside it, so its alpha is not known; copy the whole folder")
+    try:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"{file.stat().st_size} bytes")
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: no readable JSON ({error}); was the copy complete?") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: a {type(config).__name__}, expected PEFT's configuration")
+    check_config(file, config)
+    return config
+
+
+def read_configs(path: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
+    """(a layer as the file spells it, its rank) -> alpha, by the configuration in the metadata or beside the file."""
+    by_component = diffusers_config(path, metadata.get(DIFFUSERS_ENTRY))
+    beside = peft_config(path) if path.with_name(CONFIG_FILE).is_file() else {}
+
+    def alpha(name: str, rank: int) -> float:
+        component, _, layer = name.partition(".")
+        return alpha_of(by_component.get(component) or beside, layer, rank)
+
+    return alpha
 
 
 def make_config(layers: Mapping[str, LowRank]) -> dict[str, Any]:

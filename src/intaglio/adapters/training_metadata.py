@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from intaglio.adapters.names import map_for, unet
-from intaglio.adapters.state import AdapterState
+
+if TYPE_CHECKING:
+    from intaglio.adapters.state import AdapterState
 
 MAX_CHARACTERS = 2000
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from intaglio.checkpoints.recognize import refuse_pickles
 from intaglio.checkpoints.sources import find_source
 from intaglio.errors import UserError, WrongBase
 from intaglio.safetensors_header import check_readable, read_safetensors_header
@@ -76,6 +77,7 @@ def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> M
     source = str(name_or_path)
     path = embedded_base() if source == EMBEDDED else Path(source).expanduser()
     if path.is_file():
+        refuse_pickles(path)
         if path.suffix != ".safetensors":
             raise UserError(f"{path}: expected a .safetensors file, a folder or a Hub id; other files are not read")
         read_safetensors_header(path)

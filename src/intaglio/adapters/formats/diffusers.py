@@ -6,14 +6,13 @@ It is written with alpha = rank, folded into `lora_B`: other programs read these
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from intaglio.adapters.formats.tensors import read_metadata, read_tensors, write_tensors
 from intaglio.adapters.header import LORA_FILE
 from intaglio.adapters.keys import collect, refuse_other_kinds, shorten, split_key
-from intaglio.adapters.peft_config import alpha_of, check_config, make_config
+from intaglio.adapters.peft_config import DIFFUSERS_ENTRY, alpha_of, diffusers_config, make_config
 from intaglio.errors import UserError
 from intaglio.safetensors_header import SafetensorsHeader
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from intaglio.adapters.state import AdapterState, LowRank, Names
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-_CONFIG = "lora_adapter_metadata"
 
 
 class DiffusersFormat:
@@ -39,7 +37,7 @@ class DiffusersFormat:
         header, metadata = read_metadata(path)
         tensors = read_tensors(path)
         refuse_other_kinds(path, tensors)
-        config = _read_config(path, metadata.pop(_CONFIG, None))
+        config = diffusers_config(path, metadata.pop(DIFFUSERS_ENTRY, None))
         layers, rest = collect(path, tensors)
         if rest:
             raise UserError(f"{path}: {shorten(rest[0])!r} is no key of a LoRA, and {len(rest) - 1} more")
@@ -62,7 +60,7 @@ class DiffusersFormat:
                 tensors[f"{component}.{layer}.lora_B.weight"] = pair.up
             if part.low_rank:
                 config |= {f"{component}.{key}": value for key, value in make_config(part.low_rank).items()}
-        write_tensors(path, tensors, state, {_CONFIG: json.dumps(config)})
+        write_tensors(path, tensors, state, {DIFFUSERS_ENTRY: json.dumps(config)})
 
 
 def check_low_rank(name: str, path: Path, state: AdapterState) -> None:
@@ -77,25 +75,6 @@ def check_low_rank(name: str, path: Path, state: AdapterState) -> None:
             f"{path}: the format {name} holds low-rank factors alone, and this adapter{method} trains something else. "
             "Merge it into its base (intaglio merge), or keep intaglio's own file"
         )
-
-
-def _read_config(path: Path, text: str | None) -> dict[str, dict[str, Any]]:
-    """component -> its PEFT configuration."""
-    if text is None:
-        return {}
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its {_CONFIG} is no JSON ({error}); was the copy complete?") from error
-    if not isinstance(values, Mapping):
-        raise UserError(f"{path}: its {_CONFIG} is no table; was the copy complete?")
-    config: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        component, _, name = key.partition(".")
-        config.setdefault(component, {})[name] = value
-    for part in config.values():
-        check_config(path, part)
-    return config
 
 
 def _modern(layer: str) -> str:

@@ -15,7 +15,7 @@ from intaglio.adapters.formats.diffusers import check_low_rank
 from intaglio.adapters.formats.tensors import read_metadata, read_tensors, write_tensors
 from intaglio.adapters.header import PEFT_FILE
 from intaglio.adapters.keys import collect, refuse_other_kinds, shorten
-from intaglio.adapters.peft_config import alpha_of, check_config, make_config
+from intaglio.adapters.peft_config import CONFIG_FILE, alpha_of, make_config, peft_config
 from intaglio.errors import UserError
 from intaglio.files import write_text_atomic
 from intaglio.safetensors_header import SafetensorsHeader
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from intaglio.adapters.state import AdapterState, Names
 
 _PREFIX = "base_model.model."
-CONFIG_FILE = "adapter_config.json"
-_MAX_CONFIG_BYTES = 10_000_000
 
 
 class PeftFormat:
@@ -40,7 +38,7 @@ class PeftFormat:
         from intaglio.adapters.state import AdapterState, ComponentState
 
         header, metadata = read_metadata(path)
-        config = _read_config(path)
+        config = peft_config(path)
         tensors = read_tensors(path)
         refuse_other_kinds(path, tensors)
         layers, rest = collect(path, {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()})
@@ -68,22 +66,6 @@ class PeftFormat:
         # Tensors without configuration are refused by PEFT; a configuration without tensors is, too.
         write_tensors(path, tensors, state, {})
         write_text_atomic(path.with_name(CONFIG_FILE), json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path.with_name(CONFIG_FILE)
-    if not file.is_file():
-        raise UserError(f"{path}: no {CONFIG_FILE} beside it, so its alpha is not known; copy the whole folder")
-    try:
-        if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"{file.stat().st_size} bytes")
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: no readable JSON ({error}); was the copy complete?") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: a {type(config).__name__}, expected PEFT's configuration")
-    check_config(file, config)
-    return config
 
 
 def _guess(layers: Any) -> str:
