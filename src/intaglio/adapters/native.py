@@ -21,14 +21,14 @@ PREFIXES = (*_UNDERSCORED, *_DOTTED, *text.PREFIXES, *_TEXT_DOTTED)
 
 
 def components_of(
-    path: Path, layers: Mapping[str, LowRank], names: Names | None, model_class: str | None
+    path: Path, layers: Mapping[str, LowRank], names: Names | None, family: str | None
 ) -> dict[str, ComponentState]:
     """Diffusers' names for the layers of a file, by component.
 
     Args:
         layers: by the file's own names, with their prefixes.
         names: the model that it is for, where there is one.
-        model_class: of the denoiser, where the file says it.
+        family: of the denoiser, where the file says it.
 
     Raises:
         Problems: layers that this model, or any known family, does not have.
@@ -46,7 +46,7 @@ def components_of(
         else:
             unknown.append(key)
     if denoiser:
-        component, resolved, missing = _denoiser(denoiser, names, model_class)
+        component, resolved, missing = _denoiser(denoiser, names, family)
         parts[component] = resolved
         unknown += missing
     if unknown:
@@ -84,9 +84,9 @@ def map_of(path: Path, state: AdapterState, layers: Mapping[str, LowRank]) -> Na
     Raises:
         UserError: it cannot be told, or is not known.
     """
-    names = map_for(state.denoiser_class, layers)
+    names = map_for(state.family, layers)
     if names is None:
-        what = state.denoiser_class or "a transformer whose family its layers do not tell"
+        what = state.family or "a transformer whose family its layers do not tell"
         raise UserError(
             f"{path}: {what}; known: {', '.join(name_maps())}, and U-Nets. Name its model with --base, or save it for "
             "diffusers"
@@ -106,7 +106,7 @@ def _text_layer(key: str) -> tuple[str, str] | None:
 
 
 def _denoiser(
-    layers: Mapping[str, LowRank], names: Names | None, model_class: str | None
+    layers: Mapping[str, LowRank], names: Names | None, family: str | None
 ) -> tuple[str, dict[str, LowRank], list[str]]:
     """(component, layers by diffusers' names, names that were not found)."""
     resolved, rest = {}, {}
@@ -122,7 +122,7 @@ def _denoiser(
         found, missing = _unet(rest, names)
         if names is not None or (found and not missing):
             return "unet", resolved | found, missing
-    return "transformer", *_transformer(resolved, rest, names, model_class)
+    return "transformer", *_transformer(resolved, rest, names, family)
 
 
 def _unet(layers: Mapping[str, LowRank], names: Names | None) -> tuple[dict[str, LowRank], list[str]]:
@@ -139,11 +139,11 @@ def _unet(layers: Mapping[str, LowRank], names: Names | None) -> tuple[dict[str,
 
 
 def _transformer(
-    resolved: dict[str, LowRank], layers: Mapping[str, LowRank], names: Names | None, model_class: str | None
+    resolved: dict[str, LowRank], layers: Mapping[str, LowRank], names: Names | None, family: str | None
 ) -> tuple[dict[str, LowRank], list[str]]:
     """With the first table that has all of the names; the missing ones of the best table where none has."""
-    model_class = names.model_class if names is not None else model_class
-    known = [m for m in name_maps().values() if model_class in m.classes] or list(name_maps().values())
+    family = names.family if names is not None else family
+    known = [m for m in name_maps().values() if m.family == family] or list(name_maps().values())
     best: tuple[dict[str, LowRank], list[str]] = {}, list(layers)
     for table in known:
         found, missing = _by_table(table, layers, names)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from intaglio.adapters.header import Header
 from intaglio.errors import UserError
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.model import find_layers
 
 
@@ -84,8 +85,10 @@ class AdapterState:
     """diffusers' class of the denoiser, where it is known though there is no header."""
 
     @property
-    def denoiser_class(self) -> str | None:
-        return self.model_class if self.header is None else self.header.model_class
+    def family(self) -> str | None:
+        """Of the denoiser, by its class; None where that is not known."""
+        model_class = self.model_class if self.header is None else self.header.model_class
+        return None if model_class is None else denoisers_of(model_class).name
 
     @property
     def denoiser(self) -> tuple[str, ComponentState] | None:
@@ -129,15 +132,15 @@ class Names:
 
     component: str
     shapes: Mapping[str, tuple[int, ...]]
-    model_class: str | None = None
+    family: str | None = None
 
     @staticmethod
     def of(model: nn.Module) -> Names:
-        component = "unet" if "UNet" in type(model).__name__ else "transformer"
         shapes = {
             name: tuple(getattr(layer, "weight_shape", ()) or layer.weight.shape) for name, layer in layers(model)
         }
-        return Names(component, shapes, type(model).__name__)
+        family = denoisers_of(model)
+        return Names(family.component, shapes, family.name)
 
 
 def layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:

@@ -71,5 +71,5 @@ def family_of(state: AdapterState) -> tuple[str, str, str] | None:
         if unet.is_xl(widths) or "text_encoder_2" in state.components:
             return "sdxl", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base"
         return "sd", "sd_v1", "stable-diffusion-v1"
-    names = map_for(state.denoiser_class, part.low_rank)
+    names = map_for(state.family, part.low_rank)
     return None if names is None else (names.family, names.version, names.architecture)

@@ -69,9 +69,8 @@ def read_named(path: Path, names: Names | None) -> AdapterState:
     layers, rest = collect(path, tensors)
     if rest:
         raise UserError(f"{path}: {shorten(rest[0])!r} is no key of a LoRA, and {len(rest) - 1} more")
-    model_class = _class_of(metadata) if header is None else header.model_class
-    components = components_of(path, layers, names, model_class)
-    return AdapterState(components, header, metadata, model_class if names is None else names.model_class)
+    family = AdapterState({}, header).family or _family_of(metadata)
+    return AdapterState(components_of(path, layers, names, family), header, metadata)
 
 
 def kohya_tensors(layers: dict[str, LowRank]) -> dict[str, Tensor]:
@@ -104,12 +103,12 @@ def text_layers(path: Path, state: AdapterState, *, two: bool) -> dict[str, LowR
     return layers
 
 
-def _class_of(metadata: dict[str, str]) -> str | None:
-    """The denoiser's class by what kohya's and Stability AI's metadata call the model."""
+def _family_of(metadata: dict[str, str]) -> str | None:
+    """The family by what kohya's and Stability AI's metadata call the model."""
     from intaglio.adapters.names import name_maps
 
     said = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture", "").removesuffix("/lora")}
-    return next((m.classes[0] for m in name_maps().values() if {m.version, m.architecture} & said), None)
+    return next((m.family for m in name_maps().values() if {m.version, m.architecture} & said), None)
 
 
 FORMAT = KohyaFormat()

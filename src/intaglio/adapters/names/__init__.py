@@ -27,8 +27,7 @@ class NameMap:
     """The names of one family.
 
     Args:
-        family: how it is called here and by `--family`.
-        classes: diffusers' classes of its denoiser.
+        family: its name in `intaglio.families`.
         version: `ss_base_model_version` of kohya's scripts.
         architecture: `modelspec.architecture` of the Stability AI model specification, without "/lora".
         table: pattern of diffusers' name -> pattern of the released one; "{}" stands for a number. A tuple of names on
@@ -38,13 +37,12 @@ class NameMap:
     def __init__(
         self,
         family: str,
-        classes: tuple[str, ...],
         version: str,
         architecture: str,
         table: Mapping[str | tuple[str, ...], str],
         fused: Mapping[str, tuple[int, ...]] | None = None,
     ):
-        self.family, self.classes, self.version, self.architecture = family, classes, version, architecture
+        self.family, self.version, self.architecture = family, version, architecture
         self._rules: list[tuple[str, Place]] = []
         for ours, native in table.items():
             names = (ours,) if isinstance(ours, str) else ours
@@ -101,14 +99,14 @@ def name_maps() -> dict[str, NameMap]:
     return {names.family: names for names in maps}
 
 
-def map_for(model_class: str | None, layers: Iterable[str]) -> NameMap | None:
-    """The table of a denoiser: by its class where that is known, else the one that has all of these layers.
+def map_for(family: str | None, layers: Iterable[str]) -> NameMap | None:
+    """The table of a family: by its name where that is known, else the one that has all of these layers.
 
     None where several have them, or none has.
     """
     maps = name_maps().values()
-    if model_class is not None:
-        return next((names for names in maps if model_class in names.classes), None)
+    if family is not None:
+        return name_maps().get(family)
     layers = list(layers)
     found = [names for names in maps if all(names.place(layer) is not None for layer in layers)]
     return found[0] if len(found) == 1 else None

@@ -23,7 +23,6 @@ _LINEAR1 = "single_blocks.{}.linear1"
 
 FLUX = NameMap(
     "flux",
-    ("FluxTransformer2DModel",),
     "flux1",
     "flux-1-dev",
     {
@@ -52,8 +51,7 @@ FLUX = NameMap(
 )
 
 FLUX2 = NameMap(
-    "flux2",
-    ("Flux2Transformer2DModel",),
+    "flux2_klein",
     "flux2",
     "flux-2",
     {

@@ -27,7 +27,6 @@ _ENDS = (
 
 QWEN_IMAGE = NameMap(
     "qwen_image",
-    ("QwenImageTransformer2DModel",),
     "qwen_image",
     "Qwen-Image",
     {name: name for name in (*(f"transformer_blocks.{{}}.{layer}" for layer in _BLOCK), *_ENDS)},

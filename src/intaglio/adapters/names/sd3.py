@@ -10,7 +10,6 @@ from intaglio.adapters.names import NameMap
 
 SD3 = NameMap(
     "sd3",
-    ("SD3Transformer2DModel",),
     "sd3",
     "stable-diffusion-v3",
     {

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-CLASS = "UNet2DConditionModel"
-
 _TRANSFORMER = (
     *(f"attn{n}.to_{p}" for n in (1, 2) for p in "qkv"),
     "attn1.to_out.0",
