@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from intaglio.adapters.file import find_file, read_header
+from intaglio.adapters.header import find_file, read_header
 from intaglio.errors import Problems, UserError
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints, with_compute_of_checkpoint

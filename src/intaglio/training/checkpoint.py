@@ -41,7 +41,7 @@ def save_checkpoint(
             tensors[f"average.{names[id(parameter)]}"] = value.cpu().contiguous()
     metadata = {"step": str(step), "recipe": recipe.model_dump_json()}
     with new_folder(path) as folder:
-        adapter.save(folder)
+        adapter.save(folder, exact=True)
         save_file(tensors, folder / STATE_FILE, metadata)
     if recipe.output.checkpoints_total_limit is not None:
         for old in list_checkpoints(recipe.output.output_dir)[: -recipe.output.checkpoints_total_limit]:
