@@ -39,13 +39,15 @@ TABLE = [
 def test_every_method_trains_and_says_what_it_made(method, recipe):
     made = recipe(method=method, max_train_steps=8)
     summary = train(made)
-    written = json.loads((made.output_dir / "summary.json").read_text())
+    written = json.loads((made.output.output_dir / "summary.json").read_text())
     assert set(TABLE) <= set(written)
     assert written["loss_last"] < written["loss_first"]
-    assert written["adapter_bytes"] == find_file(made.output_dir).stat().st_size
-    assert written["trainable_parameters"] == sum(t.numel() for t in load_file(find_file(made.output_dir)).values())
+    assert written["adapter_bytes"] == find_file(made.output.output_dir).stat().st_size
+    assert written["trainable_parameters"] == sum(
+        t.numel() for t in load_file(find_file(made.output.output_dir)).values()
+    )
     assert summary.base_format == (METHODS[method].default_base if METHODS[method].needs_base else None)
-    assert "load_adapter" in (made.output_dir / "README.md").read_text()
+    assert "load_adapter" in (made.output.output_dir / "README.md").read_text()
 
 
 @pytest.mark.parametrize("changes", [{"method": "lora", "rank": 2}, {"ema_decay": 0.9, "lr_scheduler": "cosine"}])
@@ -58,7 +60,7 @@ def test_resume_goes_on_bit_for_bit(changes, resumed):
 def test_old_checkpoints_go_when_the_new_one_is_there(recipe):
     made = recipe(max_train_steps=3, checkpointing_steps=1, checkpoints_total_limit=2)
     train(made)
-    assert [p.name for p in list_checkpoints(made.output_dir)] == ["checkpoint-2", "checkpoint-3"]
+    assert [p.name for p in list_checkpoints(made.output.output_dir)] == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_resume_refuses_another_run(recipe):
@@ -78,7 +80,7 @@ def test_accumulation_is_the_larger_batch(recipe, tmp_path):
     two = recipe(output_dir=tmp_path / "b", train_batch_size=1, gradient_accumulation_steps=2, **same)
     train(one)
     train(two)
-    expected, got = load_file(find_file(one.output_dir)), load_file(find_file(two.output_dir))
+    expected, got = load_file(find_file(one.output.output_dir)), load_file(find_file(two.output.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4)
 
@@ -101,9 +103,9 @@ def test_prior_pictures_are_made_once_and_trained_on(recipe, tmp_path):
 def test_validation_pictures(recipe):
     made = recipe(validation_prompt=("a red square", "a cup"), validation_steps=2, num_validation_images=1)
     train(made)
-    names = sorted(p.name for p in (made.output_dir / "samples").iterdir())
+    names = sorted(p.name for p in (made.output.output_dir / "samples").iterdir())
     assert names == ["final.png", "step-2.png"]
-    assert Image.open(made.output_dir / "samples" / "final.png").width > 100
+    assert Image.open(made.output.output_dir / "samples" / "final.png").width > 100
 
 
 def test_xl_trains(recipe, sdxl_folder):
@@ -122,10 +124,10 @@ def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder, ta
     made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4, targets=targets)
     train(made)
     ours = load_pipeline(sd_folder)
-    intaglio.load_adapter(ours.unet, made.output_dir)
+    intaglio.load_adapter(ours.unet, made.output.output_dir)
     theirs = StableDiffusionPipeline.from_pretrained(sd_folder)
     before = theirs.unet(torch.ones(1, 4, 8, 8), 500, torch.ones(1, 16, 24)).sample
-    theirs.load_lora_weights(made.output_dir)
+    theirs.load_lora_weights(made.output.output_dir)
     arguments = (torch.ones(1, 4, 8, 8), 500, torch.ones(1, 16, 24))
     expected, got = ours.unet(*arguments).sample, theirs.unet(*arguments).sample
     assert not torch.allclose(got, before, atol=1e-4), "the LoRA changed nothing"
@@ -144,7 +146,7 @@ def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
     assert "no option 'base'" in text
     assert "/nowhere" in text
     assert "broken.png" in text
-    assert not made.output_dir.exists()
+    assert not made.output.output_dir.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe):
@@ -168,7 +170,7 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    expected, got = load_file(find_file(single.output_dir)), load_file(find_file(double.output_dir))
+    expected, got = load_file(find_file(single.output.output_dir)), load_file(find_file(double.output.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
 
@@ -181,13 +183,13 @@ def test_validation_pictures_in_half_precision(recipe, precision):
         train(made)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert list((made.output_dir / "samples").glob("*.png"))
+    assert list((made.output.output_dir / "samples").glob("*.png"))
 
 
 def chosen(made):
     """The products in integers, as the file of the adapter that `made` trains says."""
     train(made)
-    return read_header(made.output_dir).options["integer_gemms"]
+    return read_header(made.output.output_dir).options["integer_gemms"]
 
 
 def without_kernels(monkeypatch, exact):
@@ -235,13 +237,15 @@ def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
     with pytest.warns(UserWarning, match="in float"):
         train(made)
     without_kernels(monkeypatch, exact=128)
-    assert chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output_dir / "checkpoint-1")})) == []
+    assert (
+        chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output.output_dir / "checkpoint-1")})) == []
+    )
 
 
 def test_where_no_method_is_named_a_small_pair_goes_beside_every_layer(recipe):
     made = recipe(max_train_steps=1)
     train(made)
-    header = read_header(made.output_dir)
+    header = read_header(made.output.output_dir)
     assert (header.method, header.options["rank"], header.targets) == ("int8_lora", 2, ["all"])
     assert recipe(method="int8_lora").targets is None, "a named method keeps its own defaults"
     assert recipe(rank=4).rank == 4

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from intaglio.adapters.handle import Adapter
 from intaglio.errors import Problems, UserError
 from intaglio.files import new_folder
-from intaglio.training.optimizer import MovingAverage
+from intaglio.training.average import MovingAverage
+from intaglio.training.optimizer_state import load_optimizer_state, optimizer_state
 from intaglio.training.recipe import Recipe
 
 STATE_FILE = "training_state.safetensors"
@@ -30,16 +30,14 @@ def save_checkpoint(
 ) -> Path:
     """Write `checkpoint-<step>` and then delete what is over the limit."""
     path = recipe.output.output_dir / f"checkpoint-{step}"
-    names = {id(p): n for n, p in adapter.named_parameters().items()}
-    tensors: dict[str, Tensor] = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            value = torch.as_tensor(value)
-            tensors[f"optimizer.{key}.{names[id(parameter)]}"] = value.detach().cpu().contiguous()
+    parameters = adapter.named_parameters()
+    names = {id(p): n for n, p in parameters.items()}
+    state, rest = optimizer_state(optimizer, parameters)
+    tensors = {f"optimizer.{place}": value for place, value in state.items()}
     if average is not None:
         for parameter, value in zip(average.parameters, average.averages, strict=True):
             tensors[f"average.{names[id(parameter)]}"] = value.cpu().contiguous()
-    metadata = {"step": str(step), "recipe": recipe.model_dump_json()}
+    metadata = {"step": str(step), "recipe": recipe.model_dump_json(), "optimizer": rest}
     with new_folder(path) as folder:
         adapter.save(folder)
         save_file(tensors, folder / STATE_FILE, metadata)
@@ -91,16 +89,13 @@ def _recipe_of(checkpoint: Path) -> dict[str, Any]:
 
 def _asked_checkpoint(recipe: Recipe) -> Path | None:
     """The folder that `resume_from_checkpoint` names."""
-    asked = recipe.output.resume_from_checkpoint
+    asked, out = recipe.output.resume_from_checkpoint, recipe.output.output_dir
     if asked is None:
         return None
     if asked == "latest":
-        found = list_checkpoints(recipe.output.output_dir)
+        found = list_checkpoints(out)
         if not found:
-            raise UserError(
-                f"{recipe.output.output_dir}: no checkpoint to resume from; leave out --resume_from_checkpoint to start "
-                "anew"
-            )
+            raise UserError(f"{out}: no checkpoint to resume from; leave out --resume_from_checkpoint to start anew")
         path = found[-1]
     else:
         path = Path(asked)
@@ -116,17 +111,12 @@ def load_checkpoint(
     adapter.load(path)
     tensors = load_file(path / STATE_FILE)
     with safe_open(path / STATE_FILE, framework="pt") as file:
-        step = int(file.metadata()["step"])
+        metadata = file.metadata()
     parameters = adapter.named_parameters()
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimizer":
-            field, _, name = rest.partition(".")
-            parameter = parameters[name]
-            # torch keeps `step` on the CPU; every other state lies beside its parameter.
-            optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
+    state = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+    load_optimizer_state(optimizer, parameters, state, metadata["optimizer"])
     if average is not None:
         for parameter, value in zip(average.parameters, average.averages, strict=True):
             name = next(n for n, p in parameters.items() if p is parameter)
             value.copy_(tensors[f"average.{name}"])
-    return step
+    return int(metadata["step"])

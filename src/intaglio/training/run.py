@@ -21,8 +21,9 @@ from intaglio.errors import UserError
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.methods.registry import method_options
 from intaglio.metrics.memory import PeakMemory
+from intaglio.training.average import MovingAverage
 from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, with_compute_of_checkpoint
-from intaglio.training.optimizer import MovingAverage, learning_rate_factor, make_optimizer
+from intaglio.training.optimizers import make_optimizer
 from intaglio.training.prepare import DTYPES, Job, Plan, plan, prepare
 from intaglio.training.recipe import Recipe
 from intaglio.training.step import batch_loss, mean_loss
@@ -79,9 +80,9 @@ class _Loop:
         self.recipe, self.plan, self.job, self.accelerator = planned.recipe, planned, job, accelerator
         self.console = console
         self.dtype = DTYPES[self.recipe.device.mixed_precision]
-        self.learning_rate = self.recipe.optimizer.learning_rate or planned.method.learning_rate
+        self.learning_rate = self.recipe.optimizer.learning_rate_for(planned.method)
         parameters = job.adapter.parameters()
-        self.optimizer = make_optimizer(self.recipe, parameters, self.learning_rate)
+        self.optimizer = make_optimizer(self.recipe.optimizer.build(), parameters, self.learning_rate)
         self.average = (
             None if self.recipe.steps.ema_decay is None else MovingAverage(parameters, self.recipe.steps.ema_decay)
         )
@@ -111,7 +112,7 @@ class _Loop:
         if accelerator.num_processes > 1:
             accelerator.unwrap_model(model)
         if self.average is not None:
-            self.average.swap()
+            self.average.put()
         self.loss_last = self._fixed_loss()
         if accelerator.is_main_process:
             self.adapter_path = job.adapter.save(recipe.output.output_dir)
@@ -121,7 +122,7 @@ class _Loop:
         """One optimizer step; returns the mean loss over processes and accumulated batches."""
         recipe, accumulation = self.recipe, self.recipe.steps.gradient_accumulation_steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * learning_rate_factor(recipe, step, self.plan.steps)
+            group["lr"] = self.learning_rate * recipe.optimizer.factor(step, self.plan.steps)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.accelerator.device)
         for micro in range(accumulation):
