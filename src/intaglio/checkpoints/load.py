@@ -19,6 +19,7 @@ from intaglio.errors import UserError
 from intaglio.layers.model import KEEP_FLOAT, BaseRecord, quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
+from intaglio.runtime.registration import register
 
 __all__ = ["denoiser_of", "embedded_base", "inspect_model", "load_pipeline"]
 
@@ -75,6 +76,7 @@ def load_pipeline(
     Raises:
         UserError: nothing that can be loaded, or quantized to another format already.
     """
+    register()
     info = inspect_model(name_or_path, revision=revision)
     if isinstance(quantize_to, str):
         quantize_to = Base(quantize_to, range_search, tuple(keep_float))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from intaglio.errors import UserError
+from intaglio.runtime.memory import tune_allocator
 
 COMMANDS = {
     "demo": "Learn a sample subject on the embedded base: the main job, in minutes.",
@@ -65,6 +66,7 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line. What a user can mend is one message and exit code 2; a fault of ours is a traceback."""
+    tune_allocator()
     try:
         group(standalone_mode=False)
     except UserError as error:

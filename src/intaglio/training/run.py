@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from intaglio.errors import UserError
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.methods.registry import method_options
-from intaglio.metrics.memory import PeakMemory
+from intaglio.runtime.peak import PeakMemory
 from intaglio.training.average import MovingAverage
 from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, with_compute_of_checkpoint
 from intaglio.training.optimizers import make_optimizer
