@@ -18,7 +18,7 @@ from intaglio.errors import Problems, UserError
 from intaglio.kernels.int8_matmul import int_mm
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
-from intaglio.training.run import train
+from intaglio.training.loop import fit
 
 TABLE = [
     "method",
@@ -38,7 +38,7 @@ TABLE = [
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_and_says_what_it_made(method, recipe):
     made = recipe(method=method, max_train_steps=8)
-    summary = train(made)
+    summary = fit(made)
     written = json.loads((made.output.output_dir / "summary.json").read_text())
     assert set(TABLE) <= set(written)
     assert written["loss_last"] < written["loss_first"]
@@ -59,16 +59,16 @@ def test_resume_goes_on_bit_for_bit(changes, resumed):
 
 def test_old_checkpoints_go_when_the_new_one_is_there(recipe):
     made = recipe(max_train_steps=3, checkpointing_steps=1, checkpoints_total_limit=2)
-    train(made)
+    fit(made)
     assert [p.name for p in list_checkpoints(made.output.output_dir)] == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_resume_refuses_another_run(recipe):
     with pytest.raises(UserError, match="no checkpoint to resume from; leave out --resume_from_checkpoint"):
-        train(recipe(resume_from_checkpoint="latest"))
-    train(recipe(max_train_steps=1, checkpointing_steps=1))
+        fit(recipe(resume_from_checkpoint="latest"))
+    fit(recipe(max_train_steps=1, checkpointing_steps=1))
     with pytest.raises(Problems, match=r"learning_rate: was 0.01, now 0.5"):
-        train(recipe(resume_from_checkpoint="latest", learning_rate=0.5))
+        fit(recipe(resume_from_checkpoint="latest", learning_rate=0.5))
 
 
 def test_accumulation_is_the_larger_batch(recipe, tmp_path):
@@ -78,8 +78,8 @@ def test_accumulation_is_the_larger_batch(recipe, tmp_path):
     same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 2, "integer_gemms": ("none",)}
     one = recipe(output_dir=tmp_path / "a", train_batch_size=2, **same)
     two = recipe(output_dir=tmp_path / "b", train_batch_size=1, gradient_accumulation_steps=2, **same)
-    train(one)
-    train(two)
+    fit(one)
+    fit(two)
     expected, got = load_file(find_file(one.output.output_dir)), load_file(find_file(two.output.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4)
@@ -93,16 +93,16 @@ def test_prior_pictures_are_made_once_and_trained_on(recipe, tmp_path):
         num_class_images=2,
         max_train_steps=1,
     )
-    train(made)
+    fit(made)
     pictures = {p: p.stat().st_mtime_ns for p in (tmp_path / "class").glob("*.png")}
     assert len(pictures) == 2
-    train(made)
+    fit(made)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "class").glob("*.png")} == pictures
 
 
 def test_validation_pictures(recipe):
     made = recipe(validation_prompt=("a red square", "a cup"), validation_steps=2, num_validation_images=1)
-    train(made)
+    fit(made)
     names = sorted(p.name for p in (made.output.output_dir / "samples").iterdir())
     assert names == ["final.png", "step-2.png"]
     assert Image.open(made.output.output_dir / "samples" / "final.png").width > 100
@@ -110,7 +110,7 @@ def test_validation_pictures(recipe):
 
 def test_xl_trains(recipe, sdxl_folder):
     made = recipe(pretrained_model_name_or_path=str(sdxl_folder), max_train_steps=6, gradient_checkpointing=True)
-    summary = train(made)
+    summary = fit(made)
     assert summary.loss_last < summary.loss_first
 
 
@@ -122,7 +122,7 @@ def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder, ta
     from intaglio.checkpoints.load import load_pipeline
 
     made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4, targets=targets)
-    train(made)
+    fit(made)
     ours = load_pipeline(sd_folder)
     intaglio.load_adapter(ours.unet, made.output.output_dir)
     theirs = StableDiffusionPipeline.from_pretrained(sd_folder)
@@ -141,7 +141,7 @@ def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
         instance_data_dir=tmp_path / "bad", method="lora", base="int4", pretrained_model_name_or_path="/nowhere"
     )
     with pytest.raises(Problems) as caught:
-        train(made)
+        fit(made)
     text = str(caught.value)
     assert "no option 'base'" in text
     assert "/nowhere" in text
@@ -151,7 +151,7 @@ def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe):
     with pytest.raises(UserError, match="the loss became"):
-        train(recipe(method="lora", learning_rate=1e30, max_grad_norm=1e30, max_train_steps=6))
+        fit(recipe(method="lora", learning_rate=1e30, max_grad_norm=1e30, max_train_steps=6))
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     """Per-step losses and the adapter of two CPU processes against one process with twice the batch."""
     same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 3}
     single = recipe(output_dir=tmp_path / "one", train_batch_size=2, **same)
-    train(single)
+    fit(single)
     double = recipe(output_dir=tmp_path / "two", train_batch_size=1, **same)
     config = tmp_path / "recipe.toml"
     values = json.loads(double.model_dump_json(exclude_defaults=True))
@@ -180,7 +180,7 @@ def test_validation_pictures_in_half_precision(recipe, precision):
     made = recipe(method="qlora", mixed_precision=precision, max_train_steps=1, validation_prompt=("a cat",))
     AcceleratorState._reset_state(reset_partial_state=True)  # of a process: it has one precision
     try:
-        train(made)
+        fit(made)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert list((made.output.output_dir / "samples").glob("*.png"))
@@ -188,7 +188,7 @@ def test_validation_pictures_in_half_precision(recipe, precision):
 
 def chosen(made):
     """The products in integers, as the file of the adapter that `made` trains says."""
-    train(made)
+    fit(made)
     return read_header(made.output.output_dir).options["integer_gemms"]
 
 
@@ -235,7 +235,7 @@ def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
     made = recipe(method="tuneqdm", max_train_steps=2, checkpointing_steps=1)
     without_kernels(monkeypatch, exact=0)
     with pytest.warns(UserWarning, match="in float"):
-        train(made)
+        fit(made)
     without_kernels(monkeypatch, exact=128)
     assert (
         chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output.output_dir / "checkpoint-1")})) == []
@@ -244,7 +244,7 @@ def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
 
 def test_where_no_method_is_named_a_small_pair_goes_beside_every_layer(recipe):
     made = recipe(max_train_steps=1)
-    train(made)
+    fit(made)
     header = read_header(made.output.output_dir)
     assert (header.method, header.options["rank"], header.targets) == ("int8_lora", 2, ["all"])
     assert recipe(method="int8_lora").targets is None, "a named method keeps its own defaults"
@@ -256,4 +256,4 @@ def test_a_quantized_base_that_the_method_cannot_train_over_is_refused_before_it
 
     quantize_pipeline(str(sd_folder), tmp_path / "nf4", format="nf4")
     with pytest.raises(Problems, match=r"int8_lora cannot train over nf4.* or method qlora"):
-        train(recipe(pretrained_model_name_or_path=str(tmp_path / "nf4")))
+        fit(recipe(pretrained_model_name_or_path=str(tmp_path / "nf4")))

@@ -67,3 +67,8 @@ class PeakMemory:
 
 def _maxrss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT_BYTES
+
+
+def memory_bytes(device: torch.device) -> int:
+    """In use now: resident on a CPU, allocated by torch on a GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

@@ -114,6 +114,9 @@ class DataSection(Section):
     center_crop: bool = Field(True, description="crop in the middle, not at random")
     random_flip: bool = Field(False, description="mirror half of the images")
     cache_latents: bool = Field(True, description="encode each photo once", json_schema_extra=FREE)
+    cache_dir: Path | None = Field(
+        None, description="where encoded photos and texts are kept for the next run [in memory]", json_schema_extra=FREE
+    )
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -193,6 +196,11 @@ class OptimizerSection(Section):
         """What is given, or the optimizer's own, or the method's."""
         return self.learning_rate or self.build().learning_rate or method.learning_rate
 
+    @property
+    def falls(self) -> bool:
+        """Whether the learning rate depends on how many steps there will be."""
+        return self.lr_scheduler not in ("constant", "constant_with_warmup")
+
     def factor(self, step: int, steps: int) -> float:
         """The factor of the learning rate in optimizer step `step` of `steps`."""
         return learning_rate_factor(
@@ -217,7 +225,10 @@ class OutputSection(Section):
     free = True
 
     output_dir: Path = Field(Path("out/adapter"), description="where everything is written")
-    checkpointing_steps: int | None = Field(None, ge=1, description="optimizer steps between checkpoints")
+    checkpointing_steps: int | None = Field(None, ge=1, description="optimizer steps between checkpoints that stay")
+    checkpointing_minutes: float = Field(
+        10.0, ge=0, allow_inf_nan=False, description="minutes between checkpoints that replace each other; 0: none"
+    )
     checkpoints_total_limit: int | None = Field(None, ge=1, description="older checkpoints are deleted")
     resume_from_checkpoint: str | None = Field(None, description="a checkpoint's folder, or 'latest'")
     trace_step: int | None = Field(None, ge=1, description="record this optimizer step into trace.jsonl")
