@@ -22,8 +22,8 @@ from intaglio.study.draw import Drawing, draw
 from intaglio.study.evaluate import open_base
 from intaglio.study.manifest import load_manifest
 from intaglio.training.checkpoint import list_checkpoints
-from intaglio.training.recipe import Recipe
 from intaglio.training.loop import fit
+from intaglio.training.recipe import Recipe
 
 RATES = {"full": 1e-4, "peqa": 3e-2, "tuneqdm": 3e-2}
 """As tuned for the embedded base (docs/results/single-subject)."""

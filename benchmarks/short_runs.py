@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 
 from intaglio.errors import UserError
-from intaglio.training.recipe import Recipe
 from intaglio.training.loop import fit
+from intaglio.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ _HOMES = {
     "load_pipeline": "checkpoints.load",
     "quantize_pipeline": "checkpoints.quantize",
     "register": "runtime.registration",
+    "register_family": "families.registry",
     "tune_allocator": "runtime.memory",
 }
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "load_pipeline",
     "quantize_pipeline",
     "register",
+    "register_family",
     "tune_allocator",
 ]
 
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.errors import UserError
+    from intaglio.families.registry import register_family
     from intaglio.methods.base import Method
     from intaglio.methods.full import Full
     from intaglio.methods.int8_lora import Int8Lora

@@ -16,24 +16,13 @@ from torch import nn
 from intaglio.checkpoints.inspect import DENOISERS, ModelInfo, embedded_base, inspect_model
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.errors import UserError
-from intaglio.layers.model import KEEP_FLOAT, BaseRecord, quantize_model
+from intaglio.families.registry import families
+from intaglio.layers.model import quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
 from intaglio.runtime.registration import register
 
 __all__ = ["denoiser_of", "embedded_base", "inspect_model", "load_pipeline"]
-
-_SINGLE_FILES = {
-    "v1": "StableDiffusionPipeline",
-    "v2": "StableDiffusionPipeline",
-    "xl_base": "StableDiffusionXLPipeline",
-    "sd3": "StableDiffusion3Pipeline",
-    "sd35_large": "StableDiffusion3Pipeline",
-    "sd35_medium": "StableDiffusion3Pipeline",
-    "flux-dev": "FluxPipeline",
-    "flux-schnell": "FluxPipeline",
-}
-"""diffusers' own name for what a single file holds -> the pipeline for it."""
 
 LOADING_ERRORS = (OSError, ValueError, SafetensorError)
 """What diffusers and transformers raise for a folder that is not what it should be."""
@@ -56,7 +45,7 @@ def load_pipeline(
     torch_dtype: torch.dtype | None = None,
     quantize_to: Base | str | None = None,
     range_search: RangeSearch = "mse",
-    keep_float: Sequence[str] = KEEP_FLOAT,
+    keep_float: Sequence[str] | None = None,
     single_file_config: str | None = None,
     **options: Any,
 ) -> Any:
@@ -121,11 +110,14 @@ def _load_single_file(
 
     path = Path(info.source).expanduser()
     kind = infer_diffusers_model_type(load_file(path))
-    if kind not in _SINGLE_FILES:
-        raise UserError(f"{path}: diffusers takes it for {kind!r}; expected one of {', '.join(_SINGLE_FILES)}")
+    known = {kind: name for family in families() for kind, name in family.single_files.items()}
+    if kind not in known:
+        raise UserError(f"{path}: diffusers takes it for {kind!r}; expected one of {', '.join(sorted(known))}")
     if single_file_config is not None:
         options["config"] = single_file_config
-    pipeline = getattr(diffusers, _SINGLE_FILES[kind]).from_single_file(str(path), **options)
+    pipeline = getattr(diffusers, known[kind]).from_single_file(str(path), **options)
     if config is not None:
-        quantize_model(denoiser_of(pipeline)[1], BaseRecord(config.format, config.range_search, config.keep_float))
+        denoiser = denoiser_of(pipeline)[1]
+        config.settle(denoiser)
+        quantize_model(denoiser, config.record)
     return pipeline

@@ -51,11 +51,11 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     if method is not None:
         _check_method(method, METHODS)
 
-    from intaglio.checkpoints.load import load_pipeline
+    from intaglio.checkpoints.load import denoiser_of, load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
+    from intaglio.cli.show import Show
     from intaglio.metrics.encoders import load_encoder
     from intaglio.metrics.subject import sample_cat
-    from intaglio.cli.show import Show
     from intaglio.training.loop import fit
     from intaglio.training.summary import generate_command, human_bytes, summary_rows
 
@@ -90,7 +90,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     from intaglio.adapters.attach import load_adapter
 
     pipeline = load_pipeline(out / "base")
-    load_adapter(pipeline.unet, out / "adapter")
+    load_adapter(denoiser_of(pipeline)[1], out / "adapter")
     after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
     likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}

@@ -137,8 +137,8 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
 def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     from intaglio.config import build
     from intaglio.training.checkpoint import list_checkpoints
-    from intaglio.training.recipe import Recipe
     from intaglio.training.loop import fit
+    from intaglio.training.recipe import Recipe
     from intaglio.training.summary import read_summary
 
     if read_summary(where) and list_checkpoints(where):

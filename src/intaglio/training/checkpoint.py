@@ -167,8 +167,8 @@ def check_same_run(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
     then = checkpoint.recipe["steps"]
     if recipe.optimizer.falls and lengths != [then["max_train_steps"], then["num_train_epochs"]]:
         return [
-            f"the run is of another length now, and lr_scheduler {recipe.optimizer.lr_scheduler} depends on the length: "
-            "the rate jumps here, and the result is not that of an uninterrupted run of either length"
+            f"the run has another length now, and lr_scheduler {recipe.optimizer.lr_scheduler} depends on it: the rate "
+            "jumps here, and the result is not that of an uninterrupted run of either length"
         ]
     return []
 

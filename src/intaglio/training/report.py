@@ -8,7 +8,6 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from intaglio.events import Event, Finished, Loading, Planned, Stepped
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.methods.registry import method_options
 from intaglio.runtime.peak import PeakMemory
-from intaglio.training.recipe import OutputSection, Recipe
+from intaglio.training.recipe import OutputSection
 from intaglio.training.setup import Run
 from intaglio.training.summary import Summary, write_card
 
@@ -121,6 +120,8 @@ def summarize(run: Run, peak: PeakMemory, seconds: float) -> Summary:
         loss_last=run.loss_last,
         seconds=seconds,
         device=str(run.device),
+        component=adapter.header().component,
+        resolution=run.job.batches.resolution,
         versions={name: version(name) for name in ("intaglio", "torch", "diffusers")},
     )
 

@@ -32,6 +32,7 @@ from intaglio.training.checkpoint import (
 from intaglio.training.optimizers import make_optimizer
 from intaglio.training.prepare import DTYPES, Job, Plan, plan, prepare
 from intaglio.training.recipe import Recipe
+from intaglio.training.summary import human_bytes
 
 FIXED_SET = 64
 """(image, timestep, noise) triples that the loss before and after is measured on."""
@@ -133,8 +134,8 @@ def set_up(planned: Plan, checkpoint: Checkpoint | None, accelerator: Accelerato
 
 
 def encoded(job: Job) -> Encoded:
-    photos = [source.latents for source in job.batches.sources]
-    return Encoded(images=sum(len(latents.photos) for latents in photos), texts=sum(len(s.text) for s in job.batches.sources))
+    sources = job.batches.sources
+    return Encoded(images=sum(len(s.latents.photos) for s in sources), texts=sum(len(s.text) for s in sources))
 
 
 def check_space(recipe: Recipe, adapter_bytes: int) -> list[str]:
@@ -147,11 +148,11 @@ def check_space(recipe: Recipe, adapter_bytes: int) -> list[str]:
     free = shutil.disk_usage(out).free
     if free < 1.1 * adapter_bytes:
         raise UserError(
-            f"{out}: {free / 2**20:.0f} MiB are free, and the adapter takes {adapter_bytes / 2**20:.0f} MiB; free some, "
-            "or give another --output_dir"
+            f"{out}: {human_bytes(free)} are free, and the adapter takes {human_bytes(adapter_bytes)}; free some, or give "
+            "another --output_dir"
         )
     if free < 5 * adapter_bytes:
-        return [f"{out}: {free / 2**20:.0f} MiB are free; a checkpoint takes up to {4 * adapter_bytes / 2**20:.0f} MiB"]
+        return [f"{out}: {human_bytes(free)} are free; a checkpoint takes up to {human_bytes(4 * adapter_bytes)}"]
     return []
 
 
