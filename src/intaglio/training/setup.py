@@ -147,10 +147,8 @@ def check_space(recipe: Recipe, adapter_bytes: int) -> list[str]:
     out = recipe.output.output_dir
     free = shutil.disk_usage(out).free
     if free < 1.1 * adapter_bytes:
-        raise UserError(
-            f"{out}: {human_bytes(free)} are free, and the adapter takes {human_bytes(adapter_bytes)}; free some, or give "
-            "another --output_dir"
-        )
+        needed = human_bytes(adapter_bytes)
+        raise UserError(f"{out}: {human_bytes(free)} are free, and the adapter takes {needed}; give another output_dir")
     if free < 5 * adapter_bytes:
         return [f"{out}: {human_bytes(free)} are free; a checkpoint takes up to {human_bytes(4 * adapter_bytes)}"]
     return []
