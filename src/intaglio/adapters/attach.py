@@ -23,6 +23,7 @@ from intaglio.layers.model import (
     base_format,
     base_record,
     find_layers,
+    is_kept,
     layers_to_quantize,
     match_targets,
     quantize_model,
@@ -120,6 +121,9 @@ def _attach(model: nn.Module, settled: Settled, targets: Sequence[str] | None, c
     family = denoisers_of(model)
     context = TimestepContext(family.attention_targets)
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
+    timeless = [n for n, m in adapted.items() if isinstance(m, TimestepLayer) and is_kept(n, family.shared_layers)]
+    adapted = {name: module for name, module in adapted.items() if name not in timeless}
+    chosen = list(adapted)
     for name, module in adapted.items():
         replace(model, name, module)
     timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)

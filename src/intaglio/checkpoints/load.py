@@ -58,7 +58,8 @@ def load_pipeline(
         torch_dtype: of everything that is not quantized; None means float32. The integers do not depend on it.
         quantize_to: quantize a float denoiser to this format, or as this `Base` says, while it is read, so
             that no float copy of it is held.
-        range_search, keep_float: how `quantize_to` quantizes where it is a format's name.
+        range_search, keep_float: how `quantize_to` quantizes where it is a format's name; no `keep_float`: the
+            family's.
         single_file_config: Hub id or folder of the pipeline that a single file belongs to; None lets diffusers guess.
         options: passed on to `from_pretrained`, for example `device_map`.
 
@@ -68,7 +69,7 @@ def load_pipeline(
     register()
     info = inspect_model(name_or_path, revision=revision)
     if isinstance(quantize_to, str):
-        quantize_to = Base(quantize_to, range_search, tuple(keep_float))
+        quantize_to = Base(quantize_to, range_search, None if keep_float is None else tuple(keep_float))
     config = None if quantize_to is None else IntaglioConfig.of(quantize_to)
     if config is not None and info.format is not None:
         if parse_format(config.format) != parse_format(info.format):

@@ -93,7 +93,7 @@ def shift_factor(config: Any, wanted: str | float | None, image_tokens: int) -> 
     if wanted == "none":
         return 1.0
     if wanted == "static":
-        return float(config.get("shift") or 1.0)
+        return float(config.get("shift") or config.get("flow_shift") or 1.0)
     if wanted == "dynamic":
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
@@ -123,7 +123,8 @@ def flow_objective(
         UserError: a scheduler of another kind, or an option for DDPM alone.
     """
     config = scheduler.config
-    if not hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod"):
+    is_flow = config.get("prediction_type") == "flow_prediction" or not hasattr(scheduler, "alphas_cumprod")
+    if not is_flow or not hasattr(scheduler, "sigmas"):
         raise UserError(
             f"{type(scheduler).__name__} is no flow-matching scheduler, and this family is trained with one"
         )

@@ -44,6 +44,8 @@ class Denoisers(ABC):
     """Configurations of published checkpoints, for what depends on shapes alone."""
     text_tokens: ClassVar[int] = 77
     """Of a prompt, where shapes alone are asked for."""
+    shared_layers: ClassVar[tuple[str, ...]] = ()
+    """Starts of the names of layers whose rows do not belong to one sample each, in order: no timestep reaches them."""
 
     def spell_out(self, targets: Sequence[str] | None) -> tuple[str, ...] | None:
         """`targets` with `attention` replaced by this family's names."""
@@ -125,6 +127,11 @@ class Family(Denoisers):
             arguments[key], arguments[f"negative_{key}"] = value, empty[key]
         return arguments
 
+    def call_arguments(self, negative_prompt: list[str] | None, guidance_scale: float | None) -> dict[str, Any]:
+        """Arguments of the pipeline's call for prompts as words; None is the pipeline's own default."""
+        given = {"negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
+        return {key: value for key, value in given.items() if value is not None}
+
     def resolution(self, pipeline: Any) -> int:
         """The side in pixels that the model was trained at."""
         denoiser: Any = getattr(pipeline, self.component)
@@ -166,3 +173,15 @@ class Unknown(Denoisers):
 
 def empty(*shape: int) -> Tensor:
     return torch.empty(*shape, device="meta")
+
+
+def masked_rows(embeds: Tensor, mask: Tensor) -> list[Tensor]:
+    """(B, L, D) under (B, L) -> for each sample its own tokens, (length, D)."""
+    return [each[kept.bool()] for each, kept in zip(embeds, mask, strict=True)]
+
+
+def trimmed(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Without the columns that no sample uses; no mask where every token is used, as pipelines have it."""
+    length = int(mask.bool().any(0).nonzero().max()) + 1
+    embeds, mask = embeds[:, :length], mask[:, :length].bool()
+    return embeds, None if bool(mask.all()) else mask

@@ -15,7 +15,7 @@ from torch import nn
 from intaglio.errors import UserError, did_you_mean
 from intaglio.families.base import Denoisers, Family, Unknown
 
-BUILT_IN = ("sd", "sdxl", "sd3", "flux", "pixart")
+BUILT_IN = ("sd", "sdxl", "sd3", "flux", "flux2_klein", "z_image", "qwen_image", "krea2", "pixart", "sana")
 """Modules of this folder; each has a `FAMILY`."""
 GROUP = "intaglio.families"
 

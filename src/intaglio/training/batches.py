@@ -115,7 +115,20 @@ class Batches:
             torch.stack(latents),
             torch.stack(noises),
             as_times(times),
-            {key: torch.cat([t[key] for t in texts]) for key in texts[0]}
+            {key: stacked([t[key] for t in texts]) for key in texts[0]}
             | {key: torch.tensor([of_one[key] for of_one in told], dtype=torch.float32) for key in told[0]},
             torch.tensor(weights),
         )
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """(1, L, ...) of different L -> (B, longest L, ...), zeros behind the shorter: their masks are zero there too."""
+    longest = max((t.shape[1] for t in tensors if t.ndim > 1), default=0)
+    padded = [t if t.ndim < 2 or t.shape[1] == longest else _longer(t, longest) for t in tensors]
+    return torch.cat(padded)
+
+
+def _longer(tensor: Tensor, length: int) -> Tensor:
+    found = tensor.new_zeros(tensor.shape[0], length, *tensor.shape[2:])
+    found[:, : tensor.shape[1]] = tensor
+    return found

@@ -179,7 +179,7 @@ class StepsSection(Section):
 class OptimizerSection(Section):
     name: str = Field("adamw", description=f"one of {', '.join(OPTIMIZERS)}", json_schema_extra={"flag": "optimizer"})
     learning_rate: float | None = Field(
-        None, gt=0, le=100, allow_inf_nan=False, description="[the optimizer's, or the method's]"
+        None, gt=0, le=1e4, allow_inf_nan=False, description="[the optimizer's, or the method's]"
     )
     lr_scheduler: ScheduleName = Field("constant", description="course of the learning rate")
     lr_warmup_steps: int = Field(0, ge=0, le=10**9, description="optimizer steps of warm-up, with any lr_scheduler")
