@@ -9,16 +9,16 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
 from intaglio.adapters.file import find_file, read_header
 from intaglio.errors import Problems, UserError
 from intaglio.methods.registry import METHODS
-from intaglio.training.checkpoint import list_checkpoints, with_compute_of_checkpoint
+from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.loop import fit
 from intaglio.training.prepare import plan
+from intaglio.training.setup import plan_run
 
 TABLE = [
     "method",
@@ -180,11 +180,7 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_validation_pictures_in_half_precision(recipe, precision):
     made = recipe(method="qlora", mixed_precision=precision, max_train_steps=1, validation_prompt=("a cat",))
-    AcceleratorState._reset_state(reset_partial_state=True)  # of a process: it has one precision
-    try:
-        fit(made)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    fit(made)
     assert list((made.output.output_dir / "samples").glob("*.png"))
 
 
@@ -196,7 +192,7 @@ def test_a_resumed_run_computes_as_it_did(recipe, monkeypatch):
     fit(made)
     monkeypatch.undo()
     resumed = made.changed(resume_from_checkpoint=str(made.output.output_dir / "checkpoint-1"))
-    assert with_compute_of_checkpoint(resumed).device.compute == "float"
+    assert plan_run(resumed)[0].settled.compute == "float"
     fit(resumed)
 
 

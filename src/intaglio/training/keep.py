@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from intaglio.adapters.handle import Adapter
 from intaglio.errors import UserError
 from intaglio.events import Drew, Event, Saved, Warned
 from intaglio.runtime.signals import uninterrupted
@@ -78,15 +79,19 @@ def save_result(run: Run) -> Iterator[Event]:
         check_finite(run)
         try:
             with uninterrupted():
-                run.adapter_path = run.job.adapter.save(out)
+                run.adapter_path = save_adapter_file(run.job.adapter, out)
                 run.saved = run.done
         except WRITING as error:
             elsewhere = Path(tempfile.mkdtemp(prefix="intaglio-"))
-            run.job.adapter.save(elsewhere)
+            save_adapter_file(run.job.adapter, elsewhere)
             raise UserError(f"{out}: cannot be written ({error}). What was trained is in {elsewhere}") from error
         delete_rolling(out)
         yield Saved(run.adapter_path, run.done, "adapter")
         yield from draw(run, "final")
+
+
+def save_adapter_file(adapter: Adapter, folder: Path) -> Path:
+    return adapter.save(folder)
 
 
 class NotFinite(UserError):
