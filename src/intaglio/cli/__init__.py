@@ -83,8 +83,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        click.echo(f"stopped {error}".strip(), err=True)
-        sys.exit(error.exit_code if isinstance(error, Stopped) else 130)
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        click.echo(f"stopped {cause}".strip() if isinstance(cause, Stopped) else "stopped", err=True)
+        sys.exit(cause.exit_code if isinstance(cause, Stopped) else 130)
     except OSError as error:
         if error.errno not in USER_ERRNOS:
             raise
