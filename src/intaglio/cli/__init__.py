@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import keyword
 import sys
 from importlib import import_module
@@ -10,6 +11,8 @@ from typing import Any
 import click
 
 from intaglio.errors import UserError
+from intaglio.runtime.memory import tune_allocator
+from intaglio.runtime.signals import Stopped, raise_when_ended
 
 COMMANDS = {
     "demo": "Learn a sample subject on the embedded base: the main job, in minutes.",
@@ -29,6 +32,11 @@ COMMANDS = {
     "evaluate": "Score an adapter on a task of the benchmark.",
     "compare": "Methods over tasks and seeds: a table, plots, contact sheets.",
 }
+
+
+_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "EFBIG")
+USER_ERRNOS = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
+"""A full disk, a quota, a folder that cannot be written, a mount that is gone: what the user can mend."""
 
 
 class _LazyGroup(click.Group):
@@ -70,6 +78,8 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line. What a user can mend is one message and exit code 2; a fault of ours is a traceback."""
+    tune_allocator()
+    raise_when_ended()
     try:
         group(standalone_mode=False)
     except UserError as error:
@@ -77,9 +87,14 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        click.echo(f"stopped {cause}".strip() if isinstance(cause, Stopped) else "stopped", err=True)
+        sys.exit(cause.exit_code if isinstance(cause, Stopped) else 130)
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def fail(message: str) -> None:

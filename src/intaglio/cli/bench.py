@@ -28,7 +28,7 @@ from intaglio.cli.contestants import (
     import_everything,
 )
 from intaglio.errors import UnknownChoice, UserError
-from intaglio.runtime.memory import HUGE_PAGES
+from intaglio.runtime.memory import HUGE_PAGES, tune_allocator
 
 MIB = 2**20
 
@@ -207,6 +207,7 @@ def _work(contestant: Contestant, work: Work) -> None:
     """Prepare, say so, then make one step for each line of input."""
     import torch
 
+    tune_allocator()  # a baseline has HUGE_PAGES = 0
     torch.set_num_threads(work.threads)
     import_everything(contestant)
     imports_bytes = _resident_bytes()

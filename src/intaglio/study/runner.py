@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
 from intaglio.errors import UserError
 from intaglio.files import write_atomic
@@ -138,8 +137,8 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
 def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     from intaglio.config import build
     from intaglio.training.checkpoint import list_checkpoints
+    from intaglio.training.loop import fit
     from intaglio.training.recipe import Recipe
-    from intaglio.training.run import train
     from intaglio.training.summary import read_summary
 
     if read_summary(where) and list_checkpoints(where):
@@ -162,7 +161,7 @@ def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
         "unpack_base": run.unpack_base,
         "resume_from_checkpoint": "latest" if list_checkpoints(where) else None,
     }
-    train(build(Recipe, values, f"{run.label} on {run.task}"), Console(quiet=True))
+    fit(build(Recipe, values, f"{run.label} on {run.task}"))
     return read_summary(where)
 
 
