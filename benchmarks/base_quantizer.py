@@ -31,7 +31,7 @@ from intaglio.metrics.scores import mean_matched_cosine
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import to_rows
 from intaglio.study.draw import Drawing, draw
-from intaglio.study.plan import load_plan
+from intaglio.study.tasks.plan import load_plan
 
 WAYS = ("absmax", "percentile", "mse", "absmax+outputs", "mse+outputs")
 """A search for ranges, alone or with `quantizers.reconstruction`."""

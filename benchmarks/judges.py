@@ -18,7 +18,8 @@ from intaglio.checkpoints.load import load_pipeline
 from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER, load_encoder
 from intaglio.study.draw import spread
 from intaglio.study.evaluate import through_autoencoder
-from intaglio.study.manifest import Task, load_manifest
+from intaglio.study.tasks.load import load_manifest
+from intaglio.study.tasks.manifest import Task
 from intaglio.study.truth import Truth
 
 RESULTS = Path(__file__).parent / "results" / "judges.md"

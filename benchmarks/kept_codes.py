@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intaglio.cli.bench import MODELS, processor
 from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.gated import gated_activation
 from intaglio.kernels.group_norm import group_norm
 from intaglio.kernels.layer_norm import layer_norm
 from intaglio.layers.fused import install_fused, remove_fused
+from intaglio.speed.harness import processor
+from intaglio.speed.models import shape_named
 
 
 def relative(got: Tensor, exact: Tensor) -> float:
@@ -87,7 +88,7 @@ def whole_unet() -> list[str]:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
-    options: dict[str, Any] = {**MODELS["small"], "block_out_channels": (96, 160, 320, 320)}
+    options: dict[str, Any] = {**shape_named("small").config, "block_out_channels": (96, 160, 320, 320)}
     unet = UNet2DConditionModel(**options).to(memory_format=torch.channels_last).train().requires_grad_(False)
     trained = [p for n, p in unet.named_parameters() if n.split(".")[-2] in ("to_q", "to_k", "to_v")]
     inputs = torch.randn(1, 4, 32, 32), torch.tensor([500]), torch.randn(1, 77, 256)

@@ -33,10 +33,10 @@ from intaglio.layers.integer import GEMMS
 from intaglio.methods.registry import build_method
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.frechet import frechet_distance, real_floor
-from intaglio.study.compose import compose
-from intaglio.study.emoji import Style
-from intaglio.study.fetch import Packages
-from intaglio.study.plan import load_plan
+from intaglio.study.tasks.compose import compose
+from intaglio.study.tasks.emoji import Style
+from intaglio.study.tasks.fetch import Packages
+from intaglio.study.tasks.plan import load_plan
 
 SCALES = (3e-3, 1e-2, 3e-2)
 PAIRS = (1e-3, 3e-3, 1e-2)

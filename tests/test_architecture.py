@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "diffusion": COMMON | {"layers"},
     "data": COMMON,
     "checkpoints": COMMON | {"quantizers", "layers"},
-    "metrics": COMMON | {"layers", "checkpoints", "data"},
+    "metrics": COMMON,
     "trace": COMMON | {"layers"},
     "accelerator": COMMON | {"trace"},
 }
@@ -29,7 +29,8 @@ TOP = {"quantizers", "kernels", "layers", "methods", "adapters", "diffusion", "d
 TOP |= {"trace"}
 MAY_IMPORT["training"] = TOP
 MAY_IMPORT["study"] = TOP | {"training"}
-MAY_IMPORT["cli"] = TOP | {"training", "study", "accelerator"}
+MAY_IMPORT["speed"] = TOP | {"training"}
+MAY_IMPORT["cli"] = TOP | {"training", "study", "speed", "accelerator"}
 
 
 def package_of(path: Path) -> str:

@@ -12,8 +12,8 @@ from PIL import Image
 from intaglio.data.images import open_rgb
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
+from intaglio.metrics.encoders.squeezenet import network, read_arrays
 from intaglio.metrics.scores import mean_pairwise_cosine
-from intaglio.metrics.squeezenet import network, read_arrays
 
 BOW_TIE, UNIFORM, SUIT = 457, 652, 834  # ImageNet classes: an officer's portrait is one of them
 

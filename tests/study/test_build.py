@@ -13,11 +13,11 @@ from PIL import Image
 from intaglio.config import Problems
 from intaglio.data.photos import read_folder
 from intaglio.errors import UnknownChoice, UserError
-from intaglio.study.compose import compose, open_cutout, recolour
-from intaglio.study.fetch import Packages
-from intaglio.study.manifest import load_manifest
-from intaglio.study.plan import load_plan, slug
-from intaglio.study.wesnoth import farthest_first
+from intaglio.study.tasks.compose import compose, open_cutout, recolour
+from intaglio.study.tasks.fetch import Packages
+from intaglio.study.tasks.load import load_manifest
+from intaglio.study.tasks.plan import load_plan, slug
+from intaglio.study.tasks.wesnoth import farthest_first
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def test_the_folder_is_read_back_as_it_was_written(bench):
 
 
 def test_a_folder_that_is_no_benchmark_names_the_way_out(tmp_path):
-    with pytest.raises(UserError, match="Build the benchmark first: intaglio bench-data build --out"):
+    with pytest.raises(UserError, match="Build the tasks first: intaglio study build --out"):
         load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
@@ -210,7 +210,7 @@ def test_the_plan_is_whole():
 
 @pytest.mark.skipif(importlib.util.find_spec("pybullet") is None, reason="pip install 'intaglio[bench]'")
 def test_an_object_is_seen_from_all_around():
-    from intaglio.study.objects import render_views
+    from intaglio.study.tasks.objects import render_views
 
     views = render_views("soccerball.urdf", 2, 20)
     assert [v.size for v in views] == [(256, 256)] * 2

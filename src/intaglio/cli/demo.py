@@ -53,7 +53,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.metrics.encoders import load_encoder
-    from intaglio.metrics.subject import sample_cat
+    from intaglio.study.tasks.sample import sample_cat
     from intaglio.training.run import train
     from intaglio.training.summary import generate_command, human_bytes, summary_rows
 
@@ -127,7 +127,7 @@ def _check_method(name: str, methods: Any) -> None:
 
 def _likeness(task: Any, before: Any, after: Any, encoder: Any) -> dict[str, float]:
     from intaglio.metrics.scores import closed_gap
-    from intaglio.metrics.subject import real_score, score_subject
+    from intaglio.study.tasks.sample import real_score, score_subject
 
     scored_before, scored_after = score_subject(task, before, encoder), score_subject(task, after, encoder)
     real = real_score(task, encoder, before["white"][0].width)

@@ -12,8 +12,8 @@ from intaglio.files import write_atomic, write_text_atomic
 from intaglio.metrics.grid import contact_sheet
 from intaglio.study import plots, table
 from intaglio.study.experiment import Experiment, table_runs, tuning_runs
-from intaglio.study.manifest import load_manifest
 from intaglio.study.runner import Row, perform
+from intaglio.study.tasks.load import load_manifest
 
 TUNED = "tuned.json"
 ROWS = "rows.jsonl"

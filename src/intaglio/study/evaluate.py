@@ -15,8 +15,9 @@ from intaglio.errors import UnknownChoice
 from intaglio.metrics.encoders import DEFAULT_ENCODER, TextEncoder, load_encoder, load_text_encoder
 from intaglio.metrics.grid import contact_sheet
 from intaglio.study.draw import Drawing, draw, spread
-from intaglio.study.manifest import Manifest, Prompt, Task, load_manifest
 from intaglio.study.score import PIXELS, drift, score_style, score_task, subject_scores
+from intaglio.study.tasks.load import load_manifest
+from intaglio.study.tasks.manifest import Manifest, Prompt, Task
 from intaglio.study.truth import Truth
 
 
@@ -133,7 +134,7 @@ def evaluate(
     Args:
         adapter: folder of a training run; None scores the model alone.
         task: a name in the benchmark's manifest.
-        bench: folder of `bench-data build`, or google/dreambooth's `dataset`.
+        bench: folder of `study build`, or google/dreambooth's `dataset`.
         model: what the adapter was trained on; None reads it from the adapter's summary.json.
         prompt_set: "colour", "terrain", "style" or "dreambooth"; None takes the task's first.
         encoder: of pictures; every report names it.

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from intaglio.config import StrictModel
 from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER
 from intaglio.study.draw import Drawing
-from intaglio.study.manifest import Manifest
+from intaglio.study.tasks.manifest import Manifest
 from intaglio.training.recipe import Recipe
 
 NOT_FOR_METHODS = {

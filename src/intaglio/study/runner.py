@@ -19,7 +19,7 @@ from intaglio.files import write_atomic
 from intaglio.study.draw import Drawing
 from intaglio.study.evaluate import Evaluator, Report, threads
 from intaglio.study.experiment import Run
-from intaglio.study.manifest import load_manifest
+from intaglio.study.tasks.load import load_manifest
 from intaglio.study.workers import worker_pool
 
 Row = dict[str, Any]

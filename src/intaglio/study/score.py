@@ -41,7 +41,7 @@ from intaglio.metrics.scores import (
     win_rate,
 )
 from intaglio.study.draw import spread
-from intaglio.study.manifest import Prompt, Task
+from intaglio.study.tasks.manifest import Prompt, Task
 from intaglio.study.truth import Truth
 
 TOKEN = "sks"

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from intaglio.files import write_atomic
 from intaglio.metrics.encoders import ImageEncoder
-from intaglio.study.compose import compose, open_cutout, recolour
-from intaglio.study.manifest import Manifest, Prompt
+from intaglio.study.tasks.compose import compose, open_cutout, recolour
+from intaglio.study.tasks.manifest import Manifest, Prompt
 
 RGB = tuple[int, int, int]
 

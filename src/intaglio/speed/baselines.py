@@ -1,9 +1,9 @@
-"""How others fine-tune a U-Net, for `intaglio bench`: each function changes it in place and returns what is trained."""
+"""How others fine-tune a denoiser: each function changes it in place and returns what is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,8 @@ def bitsandbytes(unet: nn.Module) -> list[nn.Parameter]:
             quant_type="nf4",
             device="meta",
         )
-        quantized.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=quantized)
+        made: Any = Params4bit  # its signature is only known at run time
+        quantized.weight = made(layer.weight.data, requires_grad=False, quant_type="nf4", module=quantized)
         quantized.bias = layer.bias
         _put(unet, name, quantized.to("cpu"))
     unet.is_loaded_in_4bit = True  # type: ignore[assignment]

@@ -17,8 +17,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from intaglio.config import StrictModel, build
-from intaglio.errors import UnknownChoice, UserError
+from intaglio.config import StrictModel
+from intaglio.errors import UnknownChoice
 from intaglio.files import write_text_atomic
 
 FILE = "manifest.json"
@@ -99,26 +99,3 @@ class Manifest(StrictModel):
         path = self.folder / FILE
         write_text_atomic(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
         return path
-
-
-def load_manifest(folder: Path | str) -> Manifest:
-    """The benchmark in `folder`: one that `bench-data build` wrote, or a copy of google/dreambooth's `dataset`.
-
-    Raises:
-        UserError: neither of them.
-    """
-    folder = Path(folder)
-    if (folder / "prompts_and_classes.txt").is_file():
-        from intaglio.study.dreambooth import read_dreambooth
-
-        return read_dreambooth(folder)
-    path = folder / FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: no {FILE} in it. Build the benchmark first: intaglio bench-data build --out {folder}"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}; build it again with intaglio bench-data build") from error
-    return build(Manifest, {**values, "folder": folder}, subject=str(path))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from intaglio.metrics.preprocess import square_batches
+from intaglio.metrics.encoders.preprocess import square_batches
 
 SIZE_PIXELS = 224
 

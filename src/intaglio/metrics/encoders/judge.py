@@ -1,7 +1,7 @@
 """A judge of prompts for where no CLIP is at hand: two small heads, trained by us, on frozen image and text encoders.
 
 A score by it is called by its folder's name. It is never a training loss; its data and splits are in `judge.json`, with
-its scores of real pictures (`intaglio bench-data judge`).
+its scores of real pictures (`intaglio study judge`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from intaglio.errors import UserError
 from intaglio.files import write_atomic
+from intaglio.metrics.encoders.protocol import Device, Load
 
 WIDTH = 256
 _HIDDEN = 512
@@ -88,19 +89,18 @@ class SentenceEncoder:
 class Judge:
     """A trained judge; `features` and `text_features` share a space, as CLIP's do."""
 
-    def __init__(self, folder: str, device: torch.device | str = "cpu"):
-        from intaglio.metrics.encoders import load_encoder
-
+    def __init__(self, folder: str, device: Device, load: Load):
+        """`load`: loads the image encoder that the judge stands on."""
         path = Path(folder) / WEIGHTS
         if not path.is_file():
-            raise UserError(f"{folder}: no {WEIGHTS} in it. Train a judge: intaglio bench-data judge --out {folder}")
+            raise UserError(f"{folder}: no {WEIGHTS} in it. Train a judge: intaglio study judge --out {folder}")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         self.name = f"judge:{folder}"
         self._heads = Heads(int(metadata["image_width"]), int(metadata["text_width"]))
         self._heads.load_state_dict(load_file(path))
         self._heads.eval().requires_grad_(False)
-        self._images = load_encoder(metadata["encoder"], device)
+        self._images = load(metadata["encoder"], device)
         self._texts = SentenceEncoder(Path(metadata["sentence_model"]), device)
 
     def features(self, images: Sequence[Image.Image]) -> Tensor:

@@ -1,31 +1,25 @@
-"""Row-wise operations on this machine, ours against torch's, into benchmarks/results/rows.md.
+"""Row-wise operations, ours against torch's: quantizing, norms, gates, column sums.
 
-    python benchmarks/rows.py
-
-One thread; the CPU time of that thread, the smallest of several interleaved repeats, calls through Python and all. In
-thousands of millions of elements of the input (of the output, for gates) a second. torch's quantizer is the eager one:
-largest magnitude, scale, round, clamp, cast.
+Calls through Python and all. torch's quantizer is the eager one: largest magnitude, scale, round, clamp, cast.
 """
 
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intaglio.cli.bench import processor
-from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.column_sums import column_sums
 from intaglio.kernels.gated import gated_activation
 from intaglio.kernels.group_norm import group_norm
 from intaglio.kernels.layer_norm import layer_norm
 from intaglio.kernels.row_quantizer import quantize_rows
-from kernels import best_seconds
+from intaglio.speed.harness import Row, fastest_seconds
+from intaglio.speed.render import key, rate
+from intaglio.speed.suite import Suite
 
 DTYPES = (torch.bfloat16, torch.float32)
 TOKENS = [(1024, 320), (256, 640), (64, 1280), (1024, 1280)]
@@ -98,44 +92,44 @@ def norms_and_gates(dtype: torch.dtype) -> Iterator[tuple[str, int, Call, Call |
         )  # fmt: skip
 
 
-def measured(cases: Callable[[torch.dtype], Iterator]) -> Iterator[str]:
-    for in_dtypes in zip(*(cases(dtype) for dtype in DTYPES), strict=True):
-        calls = [call for case in in_dtypes for call in case[2:] if call is not None]
-        seconds = iter(best_seconds([lambda c=c: [c() for _ in range(4)] for c in calls], repeats=9))
-        cells = []
-        for case in in_dtypes:
-            cells += [f"{4 * case[1] / next(seconds) / 1e9:.1f}" if call else "" for call in case[2:]]
-        yield f"| {in_dtypes[0][0]} | {' | '.join(cells)} |"
-
-
 def keep_freed_memory() -> None:
-    """Freed buffers stay with the process, so that no contestant pays for page faults, which come and go."""
+    """Freed buffers stay with the process, so that nobody pays for page faults, which come and go."""
     libc = ctypes.CDLL(None)
     libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its largest
     libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
-def main() -> None:
+def measured(cases: Callable[[torch.dtype], Iterator]) -> Iterator[Row]:
+    """Ours and torch's in both dtypes, interleaved: `elements`, and seconds of four calls by `who_dtype`."""
+    for in_dtypes in zip(*(cases(dtype) for dtype in DTYPES), strict=True):
+        calls, names = [], []
+        for dtype, case in zip(DTYPES, in_dtypes, strict=True):
+            for who, call in zip(("ours", "torch"), case[2:], strict=True):
+                if call is not None:
+                    calls.append(lambda c=call: [c() for _ in range(4)])
+                    names.append(f"{who}_{str(dtype).removeprefix('torch.')}")
+        seconds = fastest_seconds(calls, repeats=9)
+        yield {"case": in_dtypes[0][0], "elements": 4 * in_dtypes[0][1]} | dict(zip(names, seconds, strict=True))
+
+
+def rows() -> Iterator[Row]:
     keep_freed_memory()
-    torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = [
-        "# Row-wise operations",
-        "",
-        f"`python benchmarks/rows.py`, commit {commit or 'unknown'}, {processor()}, kernels: {path_in_use()}, torch "
-        f"{torch.__version__}, one thread. 10^9 elements a second, calls through Python and all. Norms and GEGLU keep",
-        "INT8 codes for their gradient, which is paid for in `both passes` here.",
-        "",
-        "| operation | ours bfloat16 | torch bfloat16 | ours float32 | torch float32 |",
-        "|---|---|---|---|---|",
-    ]
     for cases in (quantizers, norms_and_gates):
-        for line in measured(cases):
-            lines.append(line)
-            print(line, flush=True)
-    path = Path(__file__).parent / "results" / "rows.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield from measured(cases)
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Suite(
+    "rowwise",
+    "Row-wise operations",
+    "10^9 elements of the input (of the output, for gates) a second, calls through Python and all; CPU time of the "
+    "calling thread. Norms and GEGLU save INT8 values for their gradient, which is paid for in `both passes` here.",
+    (
+        key("case", "operation"),
+        *(
+            rate(f"{who} {dtype}", f"{who}_{dtype}", "elements", digits=1)
+            for dtype in ("bfloat16", "float32")
+            for who in ("ours", "torch")
+        ),
+    ),
+    rows,
+)

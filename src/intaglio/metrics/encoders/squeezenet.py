@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from intaglio.errors import UserError
-from intaglio.metrics.preprocess import square_batches
+from intaglio.metrics.encoders.preprocess import square_batches
 
 SIZE_PIXELS = 227
 BGR_MEAN = (104.006, 116.669, 122.679)  # Caffe's: the weights expect BGR levels less this mean
