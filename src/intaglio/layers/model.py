@@ -8,7 +8,6 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,8 +17,8 @@ from intaglio.errors import NoMatch, UserError
 from intaglio.layers.frozen import QuantizedLayer, quantize_layer, to_float
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.kinds import AdapterLayer
+from intaglio.quantizers.base import Base
 from intaglio.quantizers.formats import Format, parse_format
-from intaglio.quantizers.ranges import RangeSearch
 
 KEEP_FLOAT = (
     "conv_in",
@@ -87,13 +86,8 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, module)
 
 
-@dataclass(frozen=True)
-class BaseRecord:
-    """How a model's base was quantized: with it, the same base can be made again."""
-
-    format: str
-    range_search: RangeSearch
-    keep_float: tuple[str, ...]
+BaseRecord = Base
+"""How a model's base was quantized, with every field filled in: with it, the same base can be made again."""
 
 
 def layers_to_quantize(model: nn.Module, keep_float: Sequence[str]) -> list[str]:
@@ -115,6 +109,8 @@ def quantize_model(
     Raises:
         UserError: the model is quantized already, or a weight is not finite.
     """
+    assert record.format is not None
+    assert record.keep_float is not None
     format = parse_format(record.format)
     present = base_format(model)
     if present is not None:
