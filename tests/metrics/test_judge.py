@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from intaglio.errors import UserError
-from intaglio.metrics import judge as judges
+from intaglio.metrics.encoders import judge as judges
 from intaglio.metrics.encoders import load_encoder
 from intaglio.metrics.encoders.judge import Judge, save_judge, train_heads
 from intaglio.study.tasks.train_judge import is_heldout, real_scores

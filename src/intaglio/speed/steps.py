@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +21,14 @@ from intaglio.speed.variants import TRAIN, VARIANTS, Variant
 from intaglio.speed.work import Work
 
 Say = Callable[[str], None]
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "KINETO_LOG_LEVEL": "5",
+}
+"""What keeps the libraries' chatter out of the workers."""
 
 
 def check(names: Sequence[str], work: Work) -> None:
@@ -79,13 +88,13 @@ def _left_out(variant: Variant, say: Say) -> bool:
 
 
 class _Worker:
-    def __init__(self, name: str, variant: Variant, work: Work):
+    def __init__(self, name: str, variant: Variant, work: Work, pipeline: Path):
         self.name = name
-        environment = {**os.environ, "OMP_NUM_THREADS": str(work.threads)}
+        environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(work.threads)}
         if not variant.ours:  # torch's default of memory, as a baseline's users have it
             environment[HUGE_PAGES] = "0"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "intaglio.speed.worker", name, json.dumps(asdict(work))],
+            [sys.executable, "-m", "intaglio.speed.worker", name, json.dumps(asdict(work)), str(pipeline)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -126,12 +135,25 @@ class _Worker:
 def _workers(variants: dict[str, Variant], work: Work, say: Say) -> Iterator[dict[str, _Worker]]:
     """The processes, prepared one after the other, since preparing takes more memory than stepping."""
     workers: dict[str, _Worker] = {}
-    try:
-        for name, variant in variants.items():
-            say(f"preparing {variant.title}")
-            workers[name] = _Worker(name, variant, work)
-        yield workers
-    finally:
-        for worker in workers.values():
-            worker.process.kill()
-            worker.process.wait()
+    with tempfile.TemporaryDirectory() as name:
+        pipeline = Path(name)
+        if any(variant.train_method for variant in variants.values()):
+            say("writing the pipeline to train on")
+            _write_pipeline(work, pipeline)
+        try:
+            for name, variant in variants.items():
+                say(f"preparing {variant.title}")
+                workers[name] = _Worker(name, variant, work, pipeline)
+            yield workers
+        finally:
+            for worker in workers.values():
+                worker.process.kill()
+                worker.process.wait()
+
+
+def _write_pipeline(work: Work, folder: Path) -> None:
+    """In a process of its own, which gives its memory back."""
+    command = [sys.executable, "-m", "intaglio.speed.road", str(folder), json.dumps(asdict(work))]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **QUIET})
+    if done.returncode:
+        raise UserError(done.stderr.strip().rpartition("error: ")[2])

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 METHODS = ("qlora", "peqa", "tuneqdm", "int8_lora")
 """Ours over a quantized base: each by Python's `attach` (its name) and by the command line (`train:` before it)."""
 TRAIN = "train:"
+IMPORTS = ("diffusers.models.unets.unet_2d_condition", "peft", "intaglio.adapters.attach")
+TRAIN_IMPORTS = (
+    "intaglio.training.run",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "transformers.models.clip.modeling_clip",
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,9 @@ class Variant:
 
     def import_everything(self) -> None:
         """So that memory after this is the variant's own."""
-        for name in ("diffusers.models.unets.unet_2d_condition", "peft", "intaglio.methods.registry"):
+        packages = () if self.package is None else (baselines.MODULES[self.package],)
+        for name in (*IMPORTS, *packages, *(TRAIN_IMPORTS if self.train_method else ())):
             import_module(name)
-        if self.package is not None:
-            import_module(baselines.MODULES[self.package])
-        if self.train_method is not None:
-            import_module("intaglio.training.run")
 
 
 def _attach(denoiser: nn.Module, method: str, attached: dict[str, Any], **options: Any) -> list[nn.Parameter]:
@@ -64,11 +68,13 @@ def ours(
     *,
     dtype: str = "bfloat16",
     checkpointing: bool = False,
-    targets: tuple[str, ...] | None = None,
+    base: str = "int4",
+    compute: str = "auto",
+    targets: str | None = None,
     **options: Any,
 ) -> Variant:
     """`attach` with options; ranges by the largest magnitude, which is found the fastest."""
-    attached = {"targets": targets, "range_search": "absmax"}
+    attached = {"targets": targets, "base": base, "compute": compute, "range_search": "absmax"}
     prepare = partial(_attach, method=method, attached=attached, **options)
     return Variant(title, prepare, dtype, checkpointing, ours=True)
 
@@ -82,8 +88,6 @@ def _by_train(method: str) -> Variant:
     return Variant(f"intaglio train --method {method}", baselines.nothing, ours=True, train_method=method)
 
 
-INTEGER: dict[str, Any] = {"integer_gemms": ("output", "grad_input")}
-FLOAT: dict[str, Any] = {"integer_gemms": ()}
 BASELINES = {
     "bf16": Variant("diffusers, bfloat16, no adapter", baselines.nothing),
     "peft": Variant("diffusers + PEFT LoRA, float32", baselines.lora, "float32"),
@@ -104,34 +108,34 @@ BASELINES = {
     ),
 }
 OPTIONS = {
-    "qlora-float": ours("qlora int4, float GEMMs, bfloat16", "qlora", base="int4", **FLOAT),
-    "qlora-float-f32": ours("qlora int4, float GEMMs, float32", "qlora", base="int4", dtype="float32", **FLOAT),
-    "qlora-f32": ours("qlora int4, integer GEMMs, float32", "qlora", base="int4", dtype="float32", **INTEGER),
-    "qlora-int4": ours("qlora int4, integer GEMMs, bfloat16", "qlora", base="int4", **INTEGER),
+    "qlora-float": ours("qlora int4, float GEMMs, bfloat16", "qlora", base="int4", compute="float"),
+    "qlora-float-f32": ours("qlora int4, float GEMMs, float32", "qlora", dtype="float32", compute="float"),
+    "qlora-f32": ours("qlora int4, integer GEMMs, float32", "qlora", dtype="float32", compute="integer"),
+    "qlora-int4": ours("qlora int4, integer GEMMs, bfloat16", "qlora", base="int4", compute="integer"),
     "qlora-int4-ckpt": ours(
         "qlora int4, integer GEMMs, bfloat16, gradient checkpointing",
         "qlora",
         base="int4",
         checkpointing=True,
-        **INTEGER,
+        compute="integer",
     ),
-    "qlora-int8": ours("qlora int8, integer GEMMs, bfloat16", "qlora", base="int8", **INTEGER),
-    "qlora-nf4": ours("qlora nf4, integer GEMMs, bfloat16", "qlora", base="nf4", **INTEGER),
+    "qlora-int8": ours("qlora int8, integer GEMMs, bfloat16", "qlora", base="int8", compute="integer"),
+    "qlora-nf4": ours("qlora nf4, integer GEMMs, bfloat16", "qlora", base="nf4", compute="integer"),
     "qlora-all": ours(
         "qlora int4, rank 2 on every layer, integer GEMMs, bfloat16",
         "qlora",
         base="int4",
-        targets=("all",),
+        targets="all",
         rank=2,
-        **INTEGER,
+        compute="integer",
     ),
-    "peqa-int4": ours("peqa int4, integer GEMMs, bfloat16", "peqa", base="int4", **INTEGER),
-    "tuneqdm-int4": ours("tuneqdm int4, integer GEMMs, bfloat16", "tuneqdm", base="int4", **INTEGER),
-    "tuneqdm-float-f32": ours("tuneqdm int4, float GEMMs, float32", "tuneqdm", base="int4", dtype="float32", **FLOAT),
+    "peqa-int4": ours("peqa int4, integer GEMMs, bfloat16", "peqa", base="int4", compute="integer"),
+    "tuneqdm-int4": ours("tuneqdm int4, integer GEMMs, bfloat16", "tuneqdm", base="int4", compute="integer"),
+    "tuneqdm-float-f32": ours("tuneqdm int4, float GEMMs, float32", "tuneqdm", dtype="float32", compute="float"),
     "int8_lora-int8": ours("int8_lora over int8, bfloat16", "int8_lora", base="int8"),
     "int8_lora-int4": ours("int8_lora over int4, bfloat16", "int8_lora", base="int4"),
     "int8_lora-all": ours(
-        "int8_lora over int4, rank 2 on every layer, bfloat16", "int8_lora", base="int4", targets=("all",), rank=2
+        "int8_lora over int4, rank 2 on every layer, bfloat16", "int8_lora", base="int4", targets="all", rank=2
     ),
     "int8_lora-attention": ours(
         "int8_lora over int4, INT8 attention, bfloat16", "int8_lora", base="int4", integer_attention=True

@@ -1,6 +1,6 @@
 """One variant in a process of its own: it prepares, then does one step for each line of its input.
 
-    python -m intaglio.speed.worker NAME '{"model": "sd15", ...}'
+    python -m intaglio.speed.worker NAME '{"model": "sd15", ...}' PIPELINE
 
 It answers each line with one line of JSON; what libraries print in between does not begin with a brace.
 """
@@ -24,22 +24,22 @@ Step = Callable[[], None]
 
 
 def main() -> None:
-    name, given = sys.argv[1:]
+    name, given, pipeline = sys.argv[1:]
     work = Work(**json.loads(given))
     try:
-        serve(VARIANTS[name], work)
+        serve(VARIANTS[name], work, Path(pipeline))
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
 
 
-def serve(variant: Variant, work: Work) -> None:
+def serve(variant: Variant, work: Work, pipeline: Path) -> None:
     """Prepare, say so, then answer: `step` by its seconds and bytes, `profile` by where they go."""
     import torch
 
     torch.set_num_threads(work.threads)
     variant.import_everything()
     imports_bytes = status_bytes("VmRSS:")
-    step = prepare(variant, work)
+    step = prepare(variant, work, pipeline)
     forget_peak()
     from intaglio.kernels.binding import path_in_use
 
@@ -56,12 +56,12 @@ def serve(variant: Variant, work: Work) -> None:
         print(json.dumps({"seconds": seconds, "peak_bytes": status_bytes("VmHWM:") - imports_bytes}), flush=True)
 
 
-def prepare(variant: Variant, work: Work) -> Step:
-    """A call that does one step of what `work` asks for."""
+def prepare(variant: Variant, work: Work, pipeline: Path) -> Step:
+    """A call that does one step of what `work` asks for; `pipeline` is what the command line's road trains on."""
     if variant.train_method is not None:
         from intaglio.speed.road import training_step
 
-        step = training_step(variant.train_method, work)
+        step = training_step(variant.train_method, work, pipeline)
     else:
         step = {"train": _training_step, "generate": _image}[work.task](variant, work)
     _settle()
