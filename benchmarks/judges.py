@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from intaglio.checkpoints.load import load_pipeline
 from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER, load_encoder
-from intaglio.study.draw import spread
+from intaglio.metrics.scores import spread
 from intaglio.study.evaluate import through_autoencoder
 from intaglio.study.tasks.load import load_manifest
 from intaglio.study.tasks.manifest import Task

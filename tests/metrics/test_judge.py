@@ -44,8 +44,7 @@ def test_saved_and_loaded(heads, tmp_path, monkeypatch):
     save_judge(heads, tmp_path, encoder="efficientnet-lite0", sentence_model=tmp_path, card={"real": {"cosine": 0.5}})
     stand_in = type("StandIn", (), {"features": lambda self, items: items})()
     monkeypatch.setattr(judges, "SentenceEncoder", lambda *a: stand_in)
-    monkeypatch.setattr("intaglio.metrics.encoders.load_encoder", lambda *a: stand_in)
-    loaded = Judge(str(tmp_path), "cpu", load_encoder)
+    loaded = Judge(str(tmp_path), "cpu", lambda name, device: stand_in)
     assert loaded.name == f"judge:{tmp_path}"
     assert torch.equal(loaded.features(image), heads.image(image))
     assert torch.equal(loaded.text_features(text), heads.text(text))

@@ -10,7 +10,7 @@ from PIL import Image
 from intaglio.metrics.colour import nearest_palette
 from intaglio.metrics.frechet import frechet_distance, real_floor
 from intaglio.metrics.intervals import bootstrap, paired_difference
-from intaglio.metrics.scores import diversity, mean_matched_cosine, memorisation, win_rate
+from intaglio.metrics.scores import mean_matched_cosine, mean_other_cosine, nearness, win_rate
 
 
 def normal(rows, columns, seed):
@@ -92,17 +92,15 @@ def test_win_rate():
     assert win_rate(gallery, gallery, 2) == pytest.approx(1 / 3)
 
 
-def test_diversity():
-    assert diversity(torch.ones(4, 3)) == pytest.approx(0)
-    assert diversity(torch.eye(4)) == pytest.approx(1)
-    assert math.isnan(diversity(torch.ones(1, 3)))
+def test_cosine_to_the_others():
+    assert mean_other_cosine(torch.ones(4, 3)) == pytest.approx(1)
+    assert mean_other_cosine(torch.eye(4)) == pytest.approx(0)
+    assert math.isnan(mean_other_cosine(torch.ones(1, 3)))
 
 
-def test_memorisation_of_a_copy_and_of_a_fresh_picture():
-    train, heldout = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
-    assert memorisation(train, train, heldout) == pytest.approx(1 - 0.6)
-    assert memorisation(heldout, train, heldout) == pytest.approx(0.6 - 1)
-    assert memorisation(torch.tensor([[2.0, 1.0]]), train, heldout) == pytest.approx(0, abs=0.01)
+def test_nearness_is_to_the_nearest_alone():
+    others = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    assert nearness(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), others) == pytest.approx((1 + 0.8) / 2)
 
 
 def textured(colours, seed, size=48):

@@ -49,8 +49,9 @@ def run(recipe: Path, jobs: int, threads: int | None, dry_run: bool) -> None:
     """Compare methods over tasks and seeds, as RECIPE (TOML) says: a table with intervals, plots, contact sheets."""
     from intaglio.config import load_toml
     from intaglio.study.compare import ROWS, compare
-    from intaglio.study.experiment import Experiment, table_runs
-    from intaglio.study.runner import read_rows
+    from intaglio.study.experiment import Experiment
+    from intaglio.study.rows import read_rows
+    from intaglio.study.runs import table_runs
     from intaglio.study.tasks.load import load_manifest
 
     console = make_console()
@@ -66,6 +67,23 @@ def run(recipe: Path, jobs: int, threads: int | None, dry_run: bool) -> None:
     folder = compare(experiment, jobs=jobs, torch_threads=threads, say=console.print)
     console.print((folder / "table.md").read_text(encoding="utf-8"))
     console.print(f"written: {folder}")
+
+
+@command.command(name="table", context_settings=SETTINGS)
+@click.argument("rows", type=click.Path(path_type=Path))
+@click.option("--reference", help="label that the others are compared with, pair by pair")
+@click.option(
+    "--matched_prompt",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="methods are compared among checkpoints whose prompt score is at least this",
+)
+def table(rows: Path, reference: str | None, matched_prompt: float) -> None:
+    """Print the table of finished ROWS: a folder of `study run`, or its rows.jsonl, of any version."""
+    from intaglio.study.compare import table_of
+
+    click.echo(table_of(rows, reference, matched_prompt), nl=False)
 
 
 @command.command(name="build", context_settings=SETTINGS, epilog=BUILD_EPILOG)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,19 @@ def training_step(method: str, work: Work, folder: Path) -> Callable[[], None]:
     from rich.console import Console
 
     from intaglio.config import build
-    from intaglio.study.tasks.sample import sample_cat
     from intaglio.training.prepare import plan, prepare
     from intaglio.training.recipe import Recipe
     from intaglio.training.run import _Loop
 
-    cat = sample_cat()
+    photos = Path(str(files("intaglio"))) / "assets" / "cat" / "train"
     recipe = build(
         Recipe,
         {
             "pretrained_model_name_or_path": str(folder),
             "method": method,
             "mixed_precision": "bf16",
-            "instance_data_dir": cat.train_folder,
-            "instance_prompt": cat.instance_prompt,
+            "instance_data_dir": photos,
+            "instance_prompt": "a photo of sks cat",
             "resolution": work.resolution,
             "train_batch_size": work.batch,
             "max_train_steps": STEPS,
@@ -99,13 +99,12 @@ def _vae() -> Any:
     """Four levels of eight channels: 8 pixels a latent pixel, 4 latent channels."""
     from diffusers import AutoencoderKL
 
-    blocks = 4
-    return AutoencoderKL(
-        block_out_channels=(8,) * blocks,
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        norm_num_groups=4,
-    )
+    levels: dict[str, Any] = {
+        "block_out_channels": (8,) * 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    return AutoencoderKL(**levels, norm_num_groups=4)
 
 
 def _tokenizer() -> Any:

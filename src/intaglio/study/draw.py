@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 16
-ItemT = TypeVar("ItemT")
 
 
 class Drawing(StrictModel):
@@ -45,10 +44,3 @@ def draw(pipeline: Any, texts: Sequence[str], count: int, drawing: Drawing, stre
             guidance_scale=drawing.guidance_scale,
         ).images
     return [images[place * count : (place + 1) * count] for place in range(len(texts))]
-
-
-def spread(items: Sequence[ItemT], count: int | None) -> list[ItemT]:
-    """`count` of the items at even distances, all when None or when there are no more."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

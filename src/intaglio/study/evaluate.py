@@ -12,10 +12,15 @@ import torch
 from PIL import Image
 
 from intaglio.errors import UnknownChoice
-from intaglio.metrics.encoders import DEFAULT_ENCODER, TextEncoder, load_encoder, load_text_encoder
+from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder, load_text_encoder
+from intaglio.metrics.encoders.protocol import TextEncoder
 from intaglio.metrics.grid import contact_sheet
-from intaglio.study.draw import Drawing, draw, spread
-from intaglio.study.score import PIXELS, drift, score_style, score_task, subject_scores
+from intaglio.metrics.prompt import PIXELS
+from intaglio.metrics.registry import measure, metrics
+from intaglio.metrics.scores import spread
+from intaglio.metrics.shown import Shown
+from intaglio.study.draw import Drawing, draw
+from intaglio.study.show import show
 from intaglio.study.tasks.load import load_manifest
 from intaglio.study.tasks.manifest import Manifest, Prompt, Task
 from intaglio.study.truth import Truth
@@ -92,20 +97,16 @@ class Evaluator:
         prompts = spread(task.prompts[name], self.drawing.num_prompts)
         images = draw(pipeline, [p.text for p in prompts], self.drawing.images_per_prompt, self.drawing, "task")
         drawn = list(zip(prompts, images, strict=True))
-        scores = score_task(task, drawn, self.truth, self.text)
+        unrelated = self.unrelated(pipeline) if base_unrelated else []
+        shown = Shown(show(task, drawn, self.truth, self.text), self.truth.encoder, unrelated, base_unrelated)
+        scores = measure(shown)
         if self.second is not None:
-            scores |= {f"{name}_second": value for name, value in subject_scores(task, drawn, self.second).items()}
+            seen = Shown(show(task, drawn, self.second), self.second.encoder)
+            scores |= _named("second", measure(seen, [m for m in metrics() if m.second], real=False))
         if ceiling:
             best = [(p, through_autoencoder(pipeline, self._best(task, p, images[0][0].width))) for p in prompts]
-            scores |= {f"{name}_ceiling": value for name, value in subject_scores(task, best, self.truth).items()}
-        if task.style is not None and self.text is not None:
-            styles = sorted({t.style for t in self.manifest.tasks if t.style is not None})
-            scores["style"] = score_style(task, drawn, styles, self.text)
-            side = images[0][0].width
-            real = [(p, self.truth.pictures(task.references[p.reference], p, side)) for p in prompts]
-            scores["style_real"] = score_style(task, real, styles, self.text)
-        if base_unrelated:
-            scores["drift"] = drift(self.unrelated(pipeline), base_unrelated, self.truth)
+            seen = Shown(show(task, best, self.truth), self.truth.encoder)
+            scores |= _named("ceiling", measure(seen, [m for m in metrics() if m.ceiling], real=False))
         encoder, second = self.truth.encoder.name, None if self.second is None else self.second.encoder.name
         read_by = PIXELS if self.text is None else self.text.name
         return Report(task.name, name, encoder, second, read_by, self.drawing.model_dump(), scores, drawn)
@@ -115,6 +116,10 @@ class Evaluator:
         style do, the held-out ones."""
         files = task.references[prompt.reference] if task.kind == "style" else task.learned_for(prompt)
         return self.truth.pictures(files, prompt, side)
+
+
+def _named(ending: str, scores: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_{ending}": value for name, value in scores.items()}
 
 
 def evaluate(
