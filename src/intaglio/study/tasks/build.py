@@ -39,7 +39,9 @@ def build_benchmark(
     Raises:
         UserError: a package manager or a renderer is missing, or a package is not what it was.
     """
-    builder = _Builder(plan, out, Packages(cache), {name: colours[name] for name in plan.prompts.colours}, say)
+    builder = _Builder(
+        plan, out, Packages(cache, plan.sha256), {name: colours[name] for name in plan.prompts.colours}, say
+    )
     for part in parts:
         getattr(builder, part)()
     builder.groups()

@@ -47,7 +47,7 @@ class Style:
         try:
             import resvg_py
         except ImportError:
-            raise UserError("rendering emoji needs resvg-py: pip install 'intaglio[bench]'") from None
+            raise UserError("rendering emoji needs resvg-py: pip install 'intaglio[study]'") from None
         alias = self._table.get("aliases", {}).get(name)
         icon = self._table["icons"][alias["parent"] if alias else name]
         width, height = (icon.get(side, self._table.get(side, 16)) for side in ("width", "height"))

@@ -70,7 +70,7 @@ def _world() -> Iterator[Any]:
             import pybullet  # pyright: ignore[reportMissingImports]
             import pybullet_data  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise UserError("rendering objects needs pybullet: pip install 'intaglio[bench]'") from None
+            raise UserError("rendering objects needs pybullet: pip install 'intaglio[study]'") from None
         client = pybullet.connect(pybullet.DIRECT)
         try:
             pybullet.setAdditionalSearchPath(pybullet_data.getDataPath())

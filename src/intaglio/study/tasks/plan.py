@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from pydantic import Field
+
 from intaglio.config import StrictModel, load_toml
 
 
@@ -64,6 +66,8 @@ class Prompts(StrictModel):
 
 class Plan(StrictModel):
     packages: dict[str, str]
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """Package, as named in `packages` and `styles`, -> hash of its archive."""
     styles: dict[str, str]
     licences: dict[str, str]
     subjects: tuple[Subject, ...]

@@ -42,7 +42,7 @@ def train_judge(
     Args:
         drawings: pictures to learn from, over all styles; a tenth as many are held out.
     """
-    packages, generator = Packages(cache), random.Random(seed)
+    packages, generator = Packages(cache, plan.sha256), random.Random(seed)
     styles = {name: emoji.Style(packages.npm(package)) for name, package in plan.styles.items()}
     concepts = emoji.match(packages.npm(plan.packages["emojibase"]), styles)
     pairs = [(c, s) for c in concepts for s in c.icons if not {"cat", "monkey"} & set(c.label.split())]
