@@ -1,6 +1,6 @@
 """Which shipped encoder tells the benchmark's subjects apart, in pictures as soft as a model's, into results/judges.md.
 
-    intaglio bench-data build && python benchmarks/judges.py
+    intaglio study build && python benchmarks/judges.py
 
 Training pictures of every family and object are put through the autoencoder: the best that any method could draw.
 Each is compared with the held-out pictures of all of them, on the same background. No method is looked at.

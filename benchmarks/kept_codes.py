@@ -8,7 +8,6 @@ random weights, 256 px, whose float32 gradients of the projections of attention 
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from intaglio.kernels.gated import gated_activation
 from intaglio.kernels.group_norm import group_norm
 from intaglio.kernels.layer_norm import layer_norm
 from intaglio.layers.fused import install_fused, remove_fused
-from intaglio.speed.harness import processor
+from intaglio.speed.harness import commit, processor
 from intaglio.speed.models import shape_named
 
 
@@ -117,11 +116,10 @@ def whole_unet() -> list[str]:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     lines = [
         "# INT8 codes kept for the gradients of norms and activations",
         "",
-        f"`python benchmarks/kept_codes.py`, commit {commit or 'unknown'}, {processor()}, kernels: {path_in_use()}, "
+        f"`python benchmarks/kept_codes.py`, commit {commit()}, {processor()}, kernels: {path_in_use()}, "
         f"torch {torch.__version__}.",
         "Errors are relative, in the norm of a tensor. Bytes an element: input kept / codes kept.",
         "",

@@ -1,6 +1,6 @@
 """Unconditional generation, in the shape of TuneQDM's CIFAR-10 table: a small latent DDPM of emoji, fine-tuned.
 
-    python benchmarks/unconditional.py                      # needs intaglio bench-data build --only styles
+    python benchmarks/unconditional.py                      # needs intaglio study build --only styles
     python benchmarks/unconditional.py --methods peqa,full  # once the base is there, several of these at once
     python benchmarks/unconditional.py --base_steps 20 --steps 4 --images 16 --drawings 100
 
@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from intaglio.adapters.attach import attach
 from intaglio.checkpoints.load import load_pipeline
-from intaglio.layers.integer import GEMMS
 from intaglio.methods.registry import build_method
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.frechet import frechet_distance, real_floor
@@ -166,9 +165,9 @@ class Table:
             method, options = METHODS[label][0], dict(METHODS[label][1])
             torch.manual_seed(seed)
             targets: Any = options.pop("targets", None)
-            if method != "full":
-                options["integer_gemms"] = GEMMS
-            adapter = attach(model, build_method(method, options), targets=targets)
+            base: Any = options.pop("base", None)
+            compute = "auto" if method == "full" else "integer"
+            adapter = attach(model, build_method(method, options), targets=targets, base=base, compute=compute)
             trained = adapter.num_parameters
             loss = train(model, adapter.parameters(), learned, arguments.steps, rate, seed)
         seconds = time.perf_counter() - began

@@ -65,7 +65,7 @@ def run(recipe: Path, jobs: int, threads: int | None, dry_run: bool) -> None:
         return
     quiet_libraries()
     folder = compare(experiment, jobs=jobs, torch_threads=threads, say=console.print)
-    console.print((folder / "table.md").read_text(encoding="utf-8"))
+    click.echo((folder / "table.md").read_text(encoding="utf-8"))
     console.print(f"written: {folder}")
 
 
