@@ -83,5 +83,7 @@ def test_dino_gives_the_class_token(dino_folder):
 
 @pytest.mark.parametrize("kind", ["clip", "dino"])
 def test_a_missing_model_names_the_way_out(kind, tmp_path):
-    with pytest.raises(UserError, match=f"encoder '{kind}:.*nowhere' cannot be loaded .* use the encoder squeezenet1.1"):
+    with pytest.raises(
+        UserError, match=f"encoder '{kind}:.*nowhere' cannot be loaded .* use the encoder squeezenet1.1"
+    ):
         load_encoder(f"{kind}:{tmp_path / 'nowhere'}")

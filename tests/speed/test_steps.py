@@ -6,8 +6,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from intaglio.checkpoints.shapes import Shape
 from intaglio.errors import UnknownChoice, UserError
+from intaglio.families.shape import Shape
 from intaglio.speed import models, road, steps, worker
 from intaglio.speed.variants import BASELINES, DEFAULT, METHODS, OPTIONS, REFERENCE, TRAIN, VARIANTS
 from intaglio.speed.work import Work

@@ -25,7 +25,7 @@ from intaglio.checkpoints.quantization_config import IntaglioConfig, describe
 from intaglio.errors import UserError
 from intaglio.files import new_folder
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import KEEP_FLOAT, base_hash, base_record, find_layers
+from intaglio.layers.model import base_hash, base_record, find_layers
 from intaglio.quantizers.ranges import RangeSearch
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -60,7 +60,7 @@ def quantize_pipeline(
     *,
     format: str = "int4",
     range_search: RangeSearch = "mse",
-    keep_float: Sequence[str] = KEEP_FLOAT,
+    keep_float: Sequence[str] | None = None,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
     variant: str | None = None,

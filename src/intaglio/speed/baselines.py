@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 MODULES = {"bitsandbytes": "bitsandbytes", "optimum-quanto": "optimum.quanto", "torchao": "torchao"}
 """What is imported of each distribution."""
 
@@ -23,8 +21,11 @@ def lora(unet: nn.Module) -> list[nn.Parameter]:
     """Rank 16 on the projections of attention, by PEFT."""
     from peft import LoraConfig
 
+    from intaglio.families.registry import denoisers_of
+
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=TARGETS))  # type: ignore[operator]
+    targets = list(denoisers_of(unet).attention_targets)
+    unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=targets))  # type: ignore[operator]
     return [p for p in unet.parameters() if p.requires_grad]
 
 
@@ -66,7 +67,9 @@ def quanto(unet: nn.Module) -> list[nn.Parameter]:
     """Every Linear and Conv2d in INT8, products in bfloat16."""
     from optimum.quanto import freeze, qint8, quantize  # type: ignore[import-not-found]
 
-    quantize(unet, weights=qint8, exclude=[f"{k}*" for k in _kept()])
+    from intaglio.families.registry import denoisers_of
+
+    quantize(unet, weights=qint8, exclude=[f"{k}*" for k in denoisers_of(unet).keep_float])
     freeze(unet)
     return lora(unet)
 
@@ -90,13 +93,14 @@ def official_tuneqdm(unet: nn.Module, intervals: int = 4) -> list[nn.Parameter]:
     forward pass of every layer; one interval serves the whole batch and all of them are trained.
     """
 
+    from intaglio.families.registry import denoisers_of
     from intaglio.layers.model import find_layers, is_kept
 
     unet.requires_grad_(False)
     interval = [0]
     scales = []
     for name, layer in list(find_layers(unet)):
-        if is_kept(name, _kept()):
+        if is_kept(name, denoisers_of(unet).keep_float):
             continue
         scaled = _official_layer(layer, intervals, interval)
         scales += [scaled.output_scale, scaled.input_scale]
@@ -142,19 +146,15 @@ def _official_layer(layer: nn.Linear | nn.Conv2d, intervals: int, interval: list
     return scaled
 
 
-def _kept() -> Sequence[str]:
-    from intaglio.layers.model import KEEP_FLOAT
-
-    return KEEP_FLOAT
-
-
 def _linears(unet: nn.Module) -> list[tuple[str, nn.Linear]]:
     from torch import nn
 
+    from intaglio.families.registry import denoisers_of
     from intaglio.layers.model import is_kept
 
+    kept = denoisers_of(unet).keep_float
     found = [(name, m) for name, m in unet.named_modules() if isinstance(m, nn.Linear)]
-    return [(name, m) for name, m in found if not is_kept(name, _kept())]
+    return [(name, m) for name, m in found if not is_kept(name, kept)]
 
 
 def _put(unet: nn.Module, name: str, module: nn.Module) -> None:

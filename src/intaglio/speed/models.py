@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from intaglio.checkpoints.shapes import Shape
+    from intaglio.families.shape import Shape
 
 SMALL = "small"
-"""A U-Net for a quick look; the other names are those of `checkpoints.shapes`."""
+"""A U-Net for a quick look; the other names are those of the families' published shapes."""
 
 
 def shape_named(name: str) -> Shape:
     """Raises UnknownChoice."""
-    from intaglio.checkpoints import shapes
+    from intaglio.checkpoints.shapes import shape_named as published
+    from intaglio.families.shape import Shape
 
     if name == SMALL:
         blocks = {"block_out_channels": (64, 128, 256, 256), "attention_head_dim": 8}
-        return shapes.Shape(
-            SMALL, "UNet2DConditionModel", {"sample_size": 32, "cross_attention_dim": 256, **blocks}, 256
-        )
-    return shapes.shape_named(name)
+        return Shape(SMALL, "UNet2DConditionModel", {"sample_size": 32, "cross_attention_dim": 256, **blocks}, 256)
+    return published(name)
 
 
 def new_denoiser(shape: Shape, dtype: str) -> nn.Module:
