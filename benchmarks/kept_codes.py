@@ -45,11 +45,11 @@ def kept_bytes(call: Callable[[], object]) -> int:
 
 def single_operations() -> list[str]:
     make = torch.Generator().manual_seed(0)
-    picture, tokens = torch.randn(1, 320, 32, 32, generator=make), torch.randn(1024, 320, generator=make)
+    image, tokens = torch.randn(1, 320, 32, 32, generator=make), torch.randn(1024, 320, generator=make)
     wide = torch.randn(1024, 2560, generator=make)
     cases: dict[str, tuple[Tensor, Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
         "group norm and SiLU, 32 x 32 x 320": (
-            picture.to(memory_format=torch.channels_last),
+            image.to(memory_format=torch.channels_last),
             lambda x, **keep: group_norm(x, 32, silu=True, **keep), lambda x: F.silu(F.group_norm(x, 32)),
         ),
         "layer norm, 1024 x 320": (tokens, layer_norm, lambda x: F.layer_norm(x, (320,))),

@@ -178,7 +178,7 @@ class Table:
         print(json.dumps(row), flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._save_pictures(images, f"{label}-{style}-{rate}-{seed}.png")
+        self._save_images(images, f"{label}-{style}-{rate}-{seed}.png")
         return row
 
     def _truth(self, style: str) -> tuple[Tensor, dict[str, Any], Tensor]:
@@ -203,13 +203,13 @@ class Table:
             torch.manual_seed(arguments.seed)
             base = new_unet()
             styles = arguments.base_styles.split(",")
-            pictures = [d for style in styles for d in drawings(style, arguments.cache, arguments.drawings)]
-            latents = self.autoencoder.encode(pictures)
+            images = [d for style in styles for d in drawings(style, arguments.cache, arguments.drawings)]
+            latents = self.autoencoder.encode(images)
             train(base, list(base.parameters()), latents, arguments.base_steps, 5e-4, arguments.seed)
             base.save_pretrained(path)
         return UNet2DModel.from_pretrained(path)
 
-    def _save_pictures(self, images: Sequence[Image.Image], name: str) -> None:
+    def _save_images(self, images: Sequence[Image.Image], name: str) -> None:
         grid = Image.new("RGB", (8 * 64, 64 * -(-len(images[:32]) // 8)))
         for i, image in enumerate(images[:32]):
             grid.paste(image, (i % 8 * 64, i // 8 * 64))

@@ -44,7 +44,7 @@ def test_the_floor_falls_with_the_size_and_another_population_lies_above_it():
     assert 0 < floor_400 < floor_100
     assert frechet_distance(normal(400, 10, 1) + 0.5, real[:400]) > 5 * floor_400
     assert frechet_distance(normal(400, 10, 1), real[:400]) < 2 * floor_400
-    with pytest.raises(ValueError, match="n = 500 needs 1000 real pictures, not 800"):
+    with pytest.raises(ValueError, match="n = 500 needs 1000 real images, not 800"):
         real_floor(real, 500)
 
 
@@ -87,8 +87,8 @@ def test_identical_and_shuffled_pairs():
 
 def test_win_rate():
     gallery = torch.eye(3)
-    pictures = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [2.0, 1.9, 0.0], [0.0, 0.0, 1.0]])
-    assert win_rate(pictures, gallery, 0) == 0.5
+    images = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [2.0, 1.9, 0.0], [0.0, 0.0, 1.0]])
+    assert win_rate(images, gallery, 0) == 0.5
     assert win_rate(gallery, gallery, 2) == pytest.approx(1 / 3)
 
 
@@ -112,10 +112,10 @@ def test_a_texture_is_told_by_its_colours_whatever_stands_in_the_middle():
     sand = [(230, 200, 120), (200, 170, 90)]
     stone = [(200, 200, 205), (120, 120, 125)]
     candidates = {"sand": [textured(sand, 0)], "stone": [textured(stone, 0)]}
-    picture = textured(stone, 7)
-    picture.paste(textured(sand, 3, 36), (6, 6))  # a sandy subject
-    assert nearest_palette([picture], candidates, border=True) == ["stone"]
-    assert nearest_palette([picture], candidates, border=False) == ["sand"]
-    assert nearest_palette([textured(sand, 9), picture], candidates, border=True) == ["sand", "stone"]
+    image = textured(stone, 7)
+    image.paste(textured(sand, 3, 36), (6, 6))  # a sandy subject
+    assert nearest_palette([image], candidates, border=True) == ["stone"]
+    assert nearest_palette([image], candidates, border=False) == ["sand"]
+    assert nearest_palette([textured(sand, 9), image], candidates, border=True) == ["sand", "stone"]
     with pytest.raises(ValueError, match="no candidates"):
-        nearest_palette([picture], {}, border=True)
+        nearest_palette([image], {}, border=True)

@@ -1,4 +1,4 @@
-"""Scores of pictures whose quality is known."""
+"""Scores of images whose quality is known."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ class PixelEncoder:
 
 
 class ColourReader(PixelEncoder):
-    """Reads the colour words of a prompt, and the mean colour of a picture."""
+    """Reads the colour words of a prompt, and the mean colour of an image."""
 
     def features(self, images):
         return torch.stack([torch.from_numpy(np.array(i)).float().mean(dim=(0, 1)) for i in images])
@@ -43,7 +43,7 @@ def truth(bench):
 
 def drawn(truth, task, prompt_set, files_of, **mistakes):
     """What a generator would draw that copies the cut-outs `files_of(prompt)`, with `mistakes` in its background."""
-    return [(p, truth.pictures(files_of(p), p.model_copy(update=mistakes), 64)) for p in task.prompts[prompt_set]]
+    return [(p, truth.images(files_of(p), p.model_copy(update=mistakes), 64)) for p in task.prompts[prompt_set]]
 
 
 def score_task(task, made, truth, text_encoder=None):
@@ -59,7 +59,7 @@ def test_a_perfect_generator(bench, truth):
     assert scores["subject"] > scores["subject_real"] - 0.1
 
 
-def test_a_generator_that_copies_its_training_pictures(bench, truth):
+def test_a_generator_that_copies_its_training_images(bench, truth):
     task = bench.task("elf")
     scores = score_task(task, drawn(truth, task, "colour", lambda p: task.learned["elf"]), truth)
     assert scores["memorisation"] > 0
@@ -101,9 +101,9 @@ def test_terrain_and_team_colour_by_pixels(bench, truth):
 def test_prompts_by_an_encoder_that_reads(bench, truth):
     task = bench.task("elf")
     red, blue = (next(p for p in task.prompts["colour"] if p.background == c) for c in ("red", "blue"))
-    pictures = {c: [Image.new("RGB", (64, 64), v)] for c, v in (("red", (255, 0, 0)), ("blue", (0, 0, 255)))}
-    right = score_task(task, [(red, pictures["red"]), (blue, pictures["blue"])], truth, ColourReader())
-    wrong = score_task(task, [(red, pictures["blue"]), (blue, pictures["red"])], truth, ColourReader())
+    images = {c: [Image.new("RGB", (64, 64), v)] for c, v in (("red", (255, 0, 0)), ("blue", (0, 0, 255)))}
+    right = score_task(task, [(red, images["red"]), (blue, images["blue"])], truth, ColourReader())
+    wrong = score_task(task, [(red, images["blue"]), (blue, images["red"])], truth, ColourReader())
     assert right["prompt"] == pytest.approx(1)
     assert wrong["prompt"] == pytest.approx(0)
 

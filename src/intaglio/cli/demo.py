@@ -24,7 +24,7 @@ GUIDANCE_SCALE = 2.0  # a small base wants little: at 5, what five photos taught
 BASE_FORMAT = "int4"
 PAIR_RATE, SCALE_RATE = 3e-3, 2e-2
 ENCODERS = ("squeezenet1.1", "efficientnet-lite0")
-"""Judges of likeness. The first one's scores are the demo's; the second sees blur more than shape, so look at both."""
+"""Judges of subject fidelity. The first one's scores are the demo's; the second sees blur more than shape, so look at both."""
 
 
 @click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
@@ -90,21 +90,21 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     load_adapter(denoiser_of(pipeline)[1], out / "adapter")
     after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
-    likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}
-    scores = next(iter(likeness.values()), {})
+    fidelity = {encoder.name: _fidelity(task, before, after, encoder) for encoder in encoders}
+    scores = next(iter(fidelity.values()), {})
     summary = dataclasses.replace(
         summary,
         base_bytes=report.denoiser_bytes,
         seconds=time.perf_counter() - began,
         scores=scores,
-        encoder=next(iter(likeness), None),
+        encoder=next(iter(fidelity), None),
     )
     summary.save(out)
     rows = [
         *summary_rows(summary),
-        *((f"subject ({name})", _in_words(found)) for name, found in likeness.items()),
+        *((f"subject ({name})", _in_words(found)) for name, found in fidelity.items()),
         *_colour_row(scores),
-        ("pictures", f"{out / 'before.png'}, {out / 'after.png'}"),
+        ("images", f"{out / 'before.png'}, {out / 'after.png'}"),
     ]
     console.print(two_columns("The demo", rows))
     console.print("Next:", f"{generate_command(summary)} --guidance_scale {GUIDANCE_SCALE:g}", soft_wrap=True)
@@ -147,7 +147,7 @@ def _check_method(name: str, methods: Any) -> None:
         raise UserError(f"the demo trains on a quantized base; {name} does not. Choose one of {quantized}")
 
 
-def _likeness(task: Any, before: Any, after: Any, encoder: Any) -> dict[str, float]:
+def _fidelity(task: Any, before: Any, after: Any, encoder: Any) -> dict[str, float]:
     from intaglio.metrics.scores import closed_gap
     from intaglio.study.tasks.sample import real_score, score_subject
 
@@ -171,7 +171,7 @@ def _in_words(found: dict[str, float]) -> str:
 
 
 def _draw(pipeline: Any, task: Any, seed: int, path: Path, title: str) -> dict[str, list[Any]]:
-    """Pictures of each background colour, and their sheet; the same noise before and after."""
+    """Images of each background colour, and their sheet; the same noise before and after."""
     from intaglio.cli.generate import draw_images
     from intaglio.files import write_atomic
     from intaglio.metrics.grid import contact_sheet

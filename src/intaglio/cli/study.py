@@ -118,8 +118,8 @@ def build(out: Path, cache: Path, only: tuple[str, ...]) -> None:
 @click.option(
     "--cache", type=click.Path(path_type=Path, file_okay=False), default=Path("out/packages"), show_default=True
 )
-@click.option("--drawings", type=click.IntRange(100), default=6000, show_default=True, help="pictures to learn from")
-@click.option("--encoder", default="efficientnet-lite0", show_default=True, help="frozen encoder of pictures")
+@click.option("--drawings", type=click.IntRange(100), default=6000, show_default=True, help="images to learn from")
+@click.option("--encoder", default="efficientnet-lite0", show_default=True, help="frozen encoder of images")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def judge(out: Path, cache: Path, drawings: int, encoder: str, seed: int) -> None:
     """Train a judge that reads prompts, for where no CLIP is at hand; then --prompt_encoder judge:OUT."""
@@ -131,7 +131,7 @@ def judge(out: Path, cache: Path, drawings: int, encoder: str, seed: int) -> Non
         load_plan(), cache, out, _colours(), encoder_name=encoder, drawings=drawings, seed=seed, say=console.print
     )
     shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-    console.print(f"real pictures of held-out concepts: {shown}")
+    console.print(f"real images of held-out concepts: {shown}")
     console.print(f"written: {out}")
 
 

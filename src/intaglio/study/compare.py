@@ -100,7 +100,7 @@ def _tune(
 
 
 def _sheets(folder: Path, rows: Sequence[Row]) -> None:
-    """For each of the first tasks: a row of pictures a method, the first seed's."""
+    """For each of the first tasks: a row of images a method, the first seed's."""
     tasks = list(dict.fromkeys(row.task for row in rows))[:SHEET_TASKS]
     for task in tasks:
         own = {row.label: row for row in reversed(rows) if row.task == task}

@@ -42,7 +42,7 @@ class Report:
     drawn: list[tuple[Prompt, list[Image.Image]]] = field(repr=False, default_factory=list)
 
     def table(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
+        """Everything but the images, for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "drawn"}
 
     def sheet(self) -> Image.Image:
@@ -51,7 +51,7 @@ class Report:
 
 
 class Evaluator:
-    """Scores pipelines on tasks of one benchmark; encoders are loaded and true pictures are encoded once."""
+    """Scores pipelines on tasks of one benchmark; encoders are loaded and true images are encoded once."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Evaluator:
         self.text: TextEncoder | None = None if prompt_encoder is None else load_text_encoder(prompt_encoder, device)
 
     def unrelated(self, pipeline: Any) -> list[Image.Image]:
-        """One picture of each unrelated prompt; drawn by the base first, it is what drift is measured from."""
+        """One image of each unrelated prompt; drawn by the base first, it is what drift is measured from."""
         texts = spread(self.manifest.unrelated, self.drawing.num_unrelated)
         return [images[0] for images in draw(pipeline, texts, 1, self.drawing, "unrelated")] if texts else []
 
@@ -86,7 +86,7 @@ class Evaluator:
         Args:
             prompt_set: key of `task.prompts`; None takes the first.
             base_unrelated: what `unrelated` gave for the base; empty leaves drift out.
-            ceiling: score real pictures, put through the pipeline's autoencoder, too.
+            ceiling: score real images, put through the pipeline's autoencoder, too.
 
         Raises:
             UnknownChoice: the task has no such prompts.
@@ -112,10 +112,10 @@ class Evaluator:
         return Report(task.name, name, encoder, second, read_by, self.drawing.model_dump(), scores, drawn)
 
     def _best(self, task: Task, prompt: Prompt, side: int) -> list[Image.Image]:
-        """Real pictures of what the prompt asks for: the learned ones, or where these show other things, as those of a
+        """Real images of what the prompt asks for: the learned ones, or where these show other things, as those of a
         style do, the held-out ones."""
         files = task.references[prompt.reference] if task.kind == "style" else task.learned_for(prompt)
-        return self.truth.pictures(files, prompt, side)
+        return self.truth.images(files, prompt, side)
 
 
 def _named(ending: str, scores: dict[str, float]) -> dict[str, float]:
@@ -142,7 +142,7 @@ def evaluate(
         bench: folder of `study build`, or google/dreambooth's `dataset`.
         model: what the adapter was trained on; None reads it from the adapter's summary.json.
         prompt_set: "colour", "terrain", "style" or "dreambooth"; None takes the task's first.
-        encoder: of pictures; every report names it.
+        encoder: of images; every report names it.
         second_encoder: scores subjects too, for a second opinion.
         prompt_encoder: one that reads text (`clip:MODEL`, `judge:FOLDER`); None checks prompts by pixels.
 
@@ -190,7 +190,7 @@ def open_base(adapter: Path | None, model: str | None) -> Any:
 
 @torch.no_grad()
 def through_autoencoder(pipeline: Any, images: Sequence[Image.Image]) -> list[Image.Image]:
-    """What a perfect denoiser would draw: the pictures, encoded and decoded by the pipeline's autoencoder."""
+    """What a perfect denoiser would draw: the images, encoded and decoded by the pipeline's autoencoder."""
     levels = pipeline.image_processor.preprocess(list(images)).to(pipeline.device, pipeline.vae.dtype)
     decoded = pipeline.vae.decode(pipeline.vae.encode(levels).latent_dist.mode()).sample
     return pipeline.image_processor.postprocess(decoded, output_type="pil")

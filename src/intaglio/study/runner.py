@@ -164,7 +164,7 @@ _unrelated: dict[tuple[str, str], list[Image.Image]] = {}
 
 
 def _base_unrelated(evaluator: Evaluator, source: str, pipeline: Any) -> list[Image.Image]:
-    """A base's pictures of unrelated prompts: the same for all runs on it, so drawn once a process."""
+    """A base's images of unrelated prompts: the same for all runs on it, so drawn once a process."""
     key = (source, evaluator.drawing.model_dump_json())
     if key not in _unrelated:
         _unrelated[key] = evaluator.unrelated(pipeline)

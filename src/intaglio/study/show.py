@@ -37,7 +37,7 @@ def _prompted(
         text=prompt.text,
         images=images,
         features=truth.encoder.features(images),
-        heldout_images=truth.pictures(files, prompt, side),
+        heldout_images=truth.images(files, prompt, side),
         heldout=truth.features(files, prompt, side),
         learned=truth.features(learned, prompt, side),
         encoder=truth.encoder,
@@ -85,7 +85,7 @@ def _checks(task: Task, prompt: Prompt, side: int, truth: Truth) -> dict[str, Ch
         def team_colour(images: Sequence[Image.Image]) -> float:
             files = task.references[prompt.reference]
             candidates = {
-                team: truth.pictures(files, prompt.model_copy(update={"team_colour": team}), side)
+                team: truth.images(files, prompt.model_copy(update={"team_colour": team}), side)
                 for team in truth.manifest.team_colours
             }
             found = nearest_palette(images, candidates, border=False)

@@ -41,7 +41,7 @@ class EfficientNetLite0:
 
     @torch.no_grad()
     def logits(self, images: Sequence[Image.Image]) -> Tensor:
-        """(B, 1000) scores of the ImageNet classes: a check that the pictures go in as the weights expect."""
+        """(B, 1000) scores of the ImageNet classes: a check that the images go in as the weights expect."""
         return self._model._fc(self.features(images).to(self._device)).cpu()
 
     def _pooled(self, levels_BCHW: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) float32 on the CPU; the mean cosine with the features of as many pictures is CLIP-T."""
+        """(B, D) float32 on the CPU; the mean cosine with the features of as many images is CLIP-T."""
         tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._device)
         pooled = self._model.text_model(tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
         return self._model.text_projection(pooled).float().cpu()

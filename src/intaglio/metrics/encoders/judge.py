@@ -1,7 +1,7 @@
 """A judge of prompts for where no CLIP is at hand: two small heads, trained by us, on frozen image and text encoders.
 
 A score by it is called by its folder's name. It is never a training loss; its data and splits are in `judge.json`, with
-its scores of real pictures (`intaglio study judge`).
+its scores of real images (`intaglio study judge`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Heads(nn.Module):
 
 
 def train_heads(image_NI: Tensor, text_NT: Tensor, *, steps: int = 2000, batch_size: int = 256, seed: int = 0) -> Heads:
-    """Heads under which picture `i` fits text `i` better than its batch's others, and the reverse (CLIP's loss)."""
+    """Heads under which image `i` fits text `i` better than its batch's others, and the reverse (CLIP's loss)."""
     if len(image_NI) != len(text_NT) or len(image_NI) < 2:
-        raise ValueError(f"need as many texts as pictures, at least two: {len(text_NT)} and {len(image_NI)}")
+        raise ValueError(f"need as many texts as images, at least two: {len(text_NT)} and {len(image_NI)}")
     torch.manual_seed(seed)
     heads = Heads(image_NI.shape[1], text_NT.shape[1])
     optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-3, weight_decay=0.05)
@@ -111,7 +111,7 @@ class Judge:
 
 
 def save_judge(heads: Heads, folder: Path, *, encoder: str, sentence_model: Path, card: dict[str, Any]) -> None:
-    """Write the heads, and `card` (splits, scores of real pictures) as judge.json."""
+    """Write the heads, and `card` (splits, scores of real images) as judge.json."""
     metadata = {
         "encoder": encoder,
         "sentence_model": str(sentence_model),

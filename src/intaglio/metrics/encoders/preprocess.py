@@ -1,4 +1,4 @@
-"""Pictures -> the square batches that image encoders take."""
+"""Images -> the square batches that image encoders take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 BATCH = 4
-"""Pictures an encoder sees at a time. More are slower on a CPU: EfficientNet-Lite0 takes 34 ms a picture at 32, where
+"""Images an encoder sees at a time. More are slower on a CPU: EfficientNet-Lite0 takes 34 ms an image at 32, where
 its maps leave the cache, and 24 ms at 4 (one core of Zen 4)."""
 
 

@@ -55,7 +55,7 @@ class SqueezeNet:
 
     @torch.no_grad()
     def logits(self, images: Sequence[Image.Image]) -> Tensor:
-        """(B, 1000) scores of the ImageNet classes: a check that the pictures go in as the weights expect."""
+        """(B, 1000) scores of the ImageNet classes: a check that the images go in as the weights expect."""
         maps = [self._head(self._maps(batch)).relu().mean(dim=(2, 3)) for batch in square_batches(images, SIZE_PIXELS)]
         return torch.cat(maps).float().cpu()
 

@@ -24,7 +24,7 @@ from intaglio.speed.suite import Suite
 DTYPES = (torch.bfloat16, torch.float32)
 TOKENS = [(1024, 320), (256, 640), (64, 1280), (1024, 1280)]
 """Rows and columns: what the U-Net of Stable Diffusion 1.5 has at 256 px."""
-PICTURES = [(32, 320), (32, 960), (16, 640), (8, 1280), (4, 1280)]
+IMAGES = [(32, 320), (32, 960), (16, 640), (8, 1280), (4, 1280)]
 """Side and channels, batch 1."""
 GATES = [(1024, 1280), (256, 2560), (64, 5120)]
 
@@ -54,10 +54,10 @@ def quantizers(dtype: torch.dtype) -> Iterator[tuple[str, int, Call, Call | None
             lambda a=wide, c=codes, s=scale: column_sums(a, c, s),
             lambda a=wide, c=codes, s=scale: (a.float() * (c * s[:, None])).sum(1),
         )  # fmt: skip
-    for side, channels in PICTURES:
+    for side, channels in IMAGES:
         x = torch.randn(1, side * side, channels).to(dtype)
         name = f"{side} x {side} x {channels}"
-        yield f"quantize a picture, {name}", x.numel(), lambda x=x: quantize_rows(x), lambda x=x: eager_quantize(x)
+        yield f"quantize an image, {name}", x.numel(), lambda x=x: quantize_rows(x), lambda x=x: eager_quantize(x)
 
 
 def with_gradient(name: str, size: int, x: Tensor, ours: Callable, torchs: Callable) -> Iterator:
@@ -69,7 +69,7 @@ def with_gradient(name: str, size: int, x: Tensor, ours: Callable, torchs: Calla
 
 
 def norms_and_gates(dtype: torch.dtype) -> Iterator[tuple[str, int, Call, Call | None]]:
-    for side, channels in PICTURES:
+    for side, channels in IMAGES:
         x = torch.randn(1, channels, side, side).to(dtype).to(memory_format=torch.channels_last)
         affine = torch.randn(2, channels).to(dtype).unbind()
         yield from with_gradient(

@@ -288,8 +288,8 @@ class _Builder:
             (self.out / folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return folder
 
-    def _cutouts(self, pictures: list[Image.Image], key: str, part: str) -> tuple[Path, ...]:
-        return tuple(self._save(p, f"cutouts/{key}/{part}/{number:02}.png") for number, p in enumerate(pictures))
+    def _cutouts(self, images: list[Image.Image], key: str, part: str) -> tuple[Path, ...]:
+        return tuple(self._save(p, f"cutouts/{key}/{part}/{number:02}.png") for number, p in enumerate(images))
 
     def _style_gallery(self, style: str, labels: list[str]) -> dict[str, Path]:
         icons = {c.label: c.icons[style] for c in self._concepts if style in c.icons}
@@ -304,10 +304,10 @@ class _Builder:
             self._concepts = emoji.match(emojibase, self._styles)
         return self._concepts
 
-    def _save(self, picture: Image.Image, name: str) -> Path:
+    def _save(self, image: Image.Image, name: str) -> Path:
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        image.save(path)
         return Path(name)
 
 

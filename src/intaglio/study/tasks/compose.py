@@ -1,4 +1,4 @@
-"""The rule by which a true picture is composed: a cut-out in a team's colour, on a colour or a texture."""
+"""The rule by which a true image is composed: a cut-out in a team's colour, on a colour or a texture."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def recolour(cutout: Image.Image, palette: Sequence[RGB], colour: tuple[RGB, RGB
 
 
 def open_cutout(path: object) -> Image.Image:
-    """An RGBA picture; an opaque photo comes out opaque, EXIF rotation applied."""
+    """An RGBA image; an opaque photo comes out opaque, EXIF rotation applied."""
     with Image.open(path) as image:  # type: ignore[arg-type]
         if image.mode in ("RGBA", "LA", "PA", "P"):
             return image.convert("RGBA")

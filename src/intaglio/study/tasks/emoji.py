@@ -57,9 +57,9 @@ class Style:
             f'viewBox="{view}" width="{DRAWING_PIXELS}" height="{DRAWING_PIXELS}">{icon["body"]}</svg>'
         )
         data = resvg_py.svg_to_bytes(svg_string=svg, width=DRAWING_PIXELS, skip_system_fonts=True)
-        picture = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+        image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
         canvas = Image.new("RGBA", (SIDE_PIXELS, SIDE_PIXELS))
-        canvas.paste(picture, ((SIDE_PIXELS - picture.width) // 2, (SIDE_PIXELS - picture.height) // 2))
+        canvas.paste(image, ((SIDE_PIXELS - image.width) // 2, (SIDE_PIXELS - image.height) // 2))
         return canvas
 
 

@@ -29,7 +29,7 @@ RGB = tuple[int, int, int]
 class Prompt(StrictModel):
     text: str
     reference: str
-    """Key of `Task.references`: what the picture should show."""
+    """Key of `Task.references`: what the image should show."""
     background: str | None = None
     """Key of `Manifest.backgrounds`; None where a prompt asks for none that is known."""
     team_colour: str | None = None
@@ -46,7 +46,7 @@ class Task(StrictModel):
     instance_prompt: str | None = None
     """Caption of the training photos; None where their folder has captions."""
     learned: dict[str, tuple[Path, ...]]
-    """The cut-outs behind the training photos: what a picture must not be a copy of."""
+    """The cut-outs behind the training photos: what an image must not be a copy of."""
     references: dict[str, tuple[Path, ...]]
     """Held-out cut-outs of everything that a prompt asks for."""
     gallery: str | None = None

