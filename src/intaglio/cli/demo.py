@@ -24,7 +24,7 @@ GUIDANCE_SCALE = 2.0  # a small base wants little: at 5, what five photos taught
 BASE_FORMAT = "int4"
 PAIR_RATE, SCALE_RATE = 3e-3, 2e-2
 ENCODERS = ("squeezenet1.1", "efficientnet-lite0")
-"""Judges of subject fidelity. The first one's scores are the demo's; the second sees blur more than shape, so look at both."""
+"""Judges of subject fidelity. The first one gives the demo its scores; the second sees blur more than shape."""
 
 
 @click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
