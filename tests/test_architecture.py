@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": COMMON,
     "pipelines": COMMON | {"quantizers", "layers"},
     "evaluation": COMMON | {"layers", "pipelines", "data"},
-    "trace": COMMON | {"layers"},
+    "trace": COMMON | {"kernels", "layers"},
     "accelerator": COMMON | {"trace"},
 }
 TOP = {"quantizers", "kernels", "layers", "methods", "diffusion", "data", "pipelines", "evaluation", "trace"} | COMMON

@@ -7,12 +7,7 @@ import pytest
 
 from intaglio.kernels import binding, build
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def path():
-    """Nothing is computed here: once, not on every path."""
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 # The linker keeps one copy of an inline function for all units, whatever processor they are for.

@@ -10,6 +10,8 @@ from intaglio.layers.frozen import quantize_layer
 from intaglio.layers.integer_lora import IntegerArithmetic, IntegerLoraLayer
 from intaglio.quantizers.formats import parse_format
 
+pytestmark = pytest.mark.once("avx512")
+
 
 @pytest.fixture(autouse=True)
 def needs_vnni(path):
