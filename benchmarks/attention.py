@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from intaglio.cli.bench import processor
-from intaglio.kernels.attention.definition import attend, attend_gradient
-from intaglio.kernels.attention.operators import attention_operator, gradient_operator
+from intaglio.kernels.attention.op import attention_operator, gradient_operator
+from intaglio.kernels.attention.reference import attend, attend_gradient
 from intaglio.kernels.binding import path_in_use
 
 HEADS = 8

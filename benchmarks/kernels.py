@@ -5,7 +5,7 @@
 One thread; the CPU time of that thread, the smallest of several interleaved repeats, so that a busy machine disturbs
 the ratios little. Measured is what a layer calls: the compiled function, its arguments laid out before. From product
 and rounding alone the time of a call that does nothing is taken off, since a layer makes one call for both. The peak is
-a loop of `vpdpbusd` on registers (`kernels/cpu/peak.cpp`).
+a loop of `vpdpbusd` on registers (`kernels/native/peak.cpp`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intaglio.cli.bench import processor
-from intaglio.kernels.binding import Rows, library, path_in_use
+from intaglio.kernels.binding import library, path_in_use
+from intaglio.kernels.row_quantizer.cpu import Rows
 from intaglio.kernels.weight_product import LayerCall, Window, integer_weight
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import quantize

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from intaglio.cli.bench import processor
-from intaglio.kernels import binding
+from intaglio.kernels import binding, isa
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.kernels.weight_product import Window, integer_weight, weight_product
 from intaglio.quantizers.formats import parse_format
@@ -46,7 +46,7 @@ def ours(x_GRC, weight, window, factor, column_scale, spatial, back_size):
 
 
 def at(level: str, call) -> None:
-    binding.set_level(level)
+    isa.use(level)
     call()
 
 
@@ -68,9 +68,8 @@ def row(name, spatial, rows_GR, shape, window, levels) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    kernels = binding.library()
-    assert kernels is not None, "no compiled kernels here"
-    levels = [name for level, name in enumerate(binding.LEVELS) if kernels.intaglio_has_level(level)]
+    assert binding.library() is not None, "no compiled kernels here"
+    levels = [name for name, needs in isa.SETS.items() if needs <= isa.detected()]
     levels = [name for name in levels if name != "avx512bf16"]  # multiplies integers as avx512 does
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     columns = [f"{format}, {level}" for format in FORMATS for level in levels]

@@ -152,11 +152,10 @@ def why_missing(needs: frozenset[str]) -> str:
     lacking = missing(needs)
     if not lacking:
         return ""
-    listed = ", ".join(sorted(lacking))
     if lacking <= detected():
-        return f"{listed} left out by {state().path}"
+        return f"left out by {state().path}"
     _, reason = load()
-    return reason or f"no {listed} here"
+    return reason or f"no {', '.join(sorted(lacking - detected()))} here"
 
 
 def best_set() -> str:

@@ -146,16 +146,19 @@ class Op(Generic[P, R]):
 
     def explain(self, device: str = "cpu") -> list[tuple[Implementation | None, str]]:
         """Every implementation for a device in the order asked, and why it is not used: "" where it is. None stands for
-        the definition. Behind the first that takes all arguments nothing is asked, and nothing listed."""
+        the definition. What takes only what one before it takes is never asked, and not listed."""
         rows: list[tuple[Implementation | None, str]] = []
+        served: set[Any] = set()
         for implementation in self.implementations:
-            if implementation.device != device:
+            if implementation.device != device or implementation.takes in served:
                 continue
             left_out = (
                 "the definition was asked for" if isa.reference_alone() else isa.why_missing(implementation.needs)
             )
             rows.append((implementation, left_out))
-            if not left_out and implementation.takes is None:
+            if not left_out:
+                served.add(implementation.takes)
+            if None in served:
                 return rows
         return [*rows, (None, "")]
 
@@ -180,6 +183,7 @@ def operations() -> dict[str, Op[..., Any]]:
     for module in pkgutil.iter_modules(package.__path__):
         if module.ispkg and module.name != "native":
             import_module(f"intaglio.kernels.{module.name}")
+    _load_entry_points()
     return {name.partition("::")[2]: made for name, made in sorted(OPS.items())}
 
 
