@@ -10,8 +10,8 @@ from intaglio.quantizers.quantize import quantize
 NARROW = (torch.float32, torch.bfloat16)
 SMOKE = [(1, 1, 1), (15, 31, 3), (16, 32, 4), (17, 33, 5), (63, 63, 15), (64, 64, 16), (65, 65, 17), (3, 1025, 33)]
 """One below, at and above a register, a tile, a block of rows and of columns; the last is longer than a panel."""
-LONG = [(260, 70, 40)]
-"""More rows than a thread takes at a time."""
+LONG = [(7, 21, 5), (260, 70, 40)]
+"""For two threads: fewer rows, and more, than one takes at a time."""
 
 
 class Maker:

@@ -4,6 +4,7 @@ does not depend on it, or would compare a definition with itself, runs by the be
 the marker names."""
 
 import pytest
+import torch
 
 from intaglio.kernels import isa, using
 from intaglio.kernels.int8_matmul import int_mm
@@ -21,6 +22,16 @@ def pytest_generate_tests(metafunc):
     paths = [pytest.param(path) for path in sorted(always)]
     paths += [pytest.param(path, marks=pytest.mark.grid) for path in others if path not in always]
     metafunc.parametrize("path", paths, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Who tests threads sets their number, `test_conformance.py` every implementation with two. A second thread for a
+    matrix of a few rows costs more than the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ Examples:
   intaglio kernels
   INTAGLIO_KERNELS=avx2 intaglio kernels
 
-An implementation is named after the features of the processor that it needs. Above the one that is used stand those that
-would be asked first, and why they are not used; below it, what computes the arguments that it does not take."""
+An implementation is named after the features of the processor that it needs. Above the one that is used stand those
+that would be asked first, and why they are not used; below it, what computes the arguments that it does not take."""
 
 
 @click.command(name="kernels", context_settings=SETTINGS, epilog=EPILOG)

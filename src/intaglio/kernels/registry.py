@@ -120,29 +120,31 @@ class Op(Generic[P, R]):
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute, without a look at who watches."""
-        return self.choose(*args, **kwargs)(*args, **kwargs)
+        return self.choose(*args)(*args, **kwargs)
 
-    def choose(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
+    def choose(self, *args: Any) -> Callable[P, R]:
         """What computes on these arguments."""
         assert self.definition is not None, f"{self.name} has no definition"
-        device = args[0].device.type  # pyright: ignore[reportAttributeAccessIssue]
+        device = "cpu" if args[0].is_cpu else args[0].device.type
         for implementation in self.usable(device):
             takes = implementation.takes
-            if (takes is None or takes(*args, **kwargs)) and _all_on(device, args):
+            if (takes is None or takes(*args)) and _all_on(device, args):
                 return implementation.function
         return self.definition
 
     def usable(self, device: str) -> tuple[Implementation, ...]:
         """Those whose features are in use, in the order in which they are asked."""
-        version = isa.state().version
-        version_then, found = self._usable.get(device, (-1, ()))
-        if version_then != version:
-            _load_entry_points()
-            binding.library()  # says once where it is missing
-            candidates = () if isa.reference_alone() else self.implementations
-            found = tuple(i for i in candidates if i.device == device and not isa.missing(i.needs))
-            self._usable[device] = version, found
-        return found
+        found = self._usable.get(device)
+        if found is None or found[0] != isa.state().version:
+            found = isa.state().version, self._find_usable(device)
+            self._usable[device] = found
+        return found[1]
+
+    def _find_usable(self, device: str) -> tuple[Implementation, ...]:
+        _load_entry_points()
+        binding.library()  # says once where it is missing
+        candidates = () if isa.reference_alone() else self.implementations
+        return tuple(i for i in candidates if i.device == device and not isa.missing(i.needs))
 
     def explain(self, device: str = "cpu") -> list[tuple[Implementation | None, str]]:
         """Every implementation for a device in the order asked, and why it is not used: "" where it is. None stands for
@@ -168,7 +170,8 @@ OPS: dict[str, Op[..., Any]] = {}
 
 
 def _all_on(device: str, args: Iterable[Any]) -> bool:
-    return all(not isinstance(a, Tensor) or a.device.type == device for a in args)
+    on_cpu = device == "cpu"
+    return all((a.is_cpu if on_cpu else a.device.type == device) for a in args if isinstance(a, Tensor))
 
 
 @cache
