@@ -28,7 +28,7 @@ def test_every_operation_has_cases():
 @pytest.mark.parametrize(("name", "implementation"), THERE)
 def test_is_the_definition(name, implementation):
     taken = 0
-    for sizes, args in ((sizes, args) for sizes in SMOKE + LONG for args in made_for(name, sizes)):
+    for sizes, args in ((size, args) for size in SMOKE + LONG for args in made_for(name, size)):
         if implementation.takes is not None and not implementation.takes(*args):
             continue
         with kernels.using("reference"):
