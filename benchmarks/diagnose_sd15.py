@@ -21,7 +21,7 @@ from diffusers import UNet2DConditionModel
 
 import intaglio
 from intaglio.layers.gemm_errors import GEMMS, LayerErrors, layer_errors
-from intaglio.layers.integer_lora import IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.training.diagnose import LayerReport, Tensors, keep_tensors
 
 RESULT = Path(__file__).parent / "results" / "int8_lora_diagnose_sd15.md"
@@ -31,10 +31,10 @@ def measure(base: str, resolution: int, steps: int) -> dict[str, LayerErrors]:
     """Errors of every trained layer by name."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(cross_attention_dim=768)
-    adapter = intaglio.attach(unet, intaglio.QuantizedLora(base=base), range_search="absmax")
+    adapter = intaglio.attach(unet, intaglio.Int8Lora(base=base), range_search="absmax")
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=adapter.method.learning_rate)
     sample, text = torch.randn(1, 4, resolution // 8, resolution // 8), torch.randn(1, 77, 768)
-    layers = {name: m for name, m in unet.named_modules() if isinstance(m, IntegerLoraLayer)}
+    layers = {name: m for name, m in unet.named_modules() if isinstance(m, Int8LoraLayer)}
 
     def backward() -> None:
         optimizer.zero_grad()

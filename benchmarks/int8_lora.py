@@ -21,8 +21,8 @@ from statistics import fmean, median
 
 from short_runs import Task, recipe, run
 
-from intaglio.evaluation.subject import sample_cat
 from intaglio.layers.gemm_errors import GEMMS, layer_errors
+from intaglio.metrics.subject import sample_cat
 from intaglio.training.diagnose import capture
 
 VARIANTS: dict[str, dict] = {

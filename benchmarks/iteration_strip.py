@@ -13,15 +13,15 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from intaglio.benchmark.draw import Drawing, draw
-from intaglio.benchmark.evaluate import open_base
-from intaglio.benchmark.manifest import load_manifest
+from intaglio.adapters.attach import load_adapter
+from intaglio.checkpoints.load import denoiser_of
 from intaglio.config import build
-from intaglio.evaluation.grid import contact_sheet
 from intaglio.files import write_atomic
-from intaglio.methods.attach import load_adapter
 from intaglio.methods.registry import METHODS
-from intaglio.pipelines.load import denoiser_of
+from intaglio.metrics.grid import contact_sheet
+from intaglio.study.draw import Drawing, draw
+from intaglio.study.evaluate import open_base
+from intaglio.study.manifest import load_manifest
 from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.recipe import Recipe
 from intaglio.training.run import train

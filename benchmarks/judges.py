@@ -14,12 +14,12 @@ from statistics import fmean, stdev
 
 from torch.nn import functional as F
 
-from intaglio.benchmark.draw import spread
-from intaglio.benchmark.evaluate import through_autoencoder
-from intaglio.benchmark.manifest import Task, load_manifest
-from intaglio.benchmark.truth import Truth
-from intaglio.evaluation.encoders import DEFAULT_ENCODER, SECOND_ENCODER, load_encoder
-from intaglio.pipelines.load import load_pipeline
+from intaglio.checkpoints.load import load_pipeline
+from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER, load_encoder
+from intaglio.study.draw import spread
+from intaglio.study.evaluate import through_autoencoder
+from intaglio.study.manifest import Task, load_manifest
+from intaglio.study.truth import Truth
 
 RESULTS = Path(__file__).parent / "results" / "judges.md"
 SIDE_PIXELS, NUM_BACKGROUNDS = 64, 4

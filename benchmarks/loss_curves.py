@@ -23,8 +23,8 @@ import torch
 from short_runs import Task, run
 
 from intaglio.cli.bench import processor
-from intaglio.evaluation.subject import sample_cat
 from intaglio.kernels.binding import path_in_use
+from intaglio.metrics.subject import sample_cat
 
 GEMMS = ("output", "grad_input")
 PRECISIONS = {"no": "float32", "bf16": "bfloat16"}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from intaglio.evaluation.subject import sample_cat
 from intaglio.kernels.binding import path_in_use
+from intaglio.metrics.subject import sample_cat
 from intaglio.training.summary import human_bytes
 
 METHODS = ["full", "lora", "qlora", "peqa", "tuneqdm", "int8_lora"]

@@ -27,16 +27,16 @@ from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor, nn
 
-from intaglio.benchmark.compose import compose
-from intaglio.benchmark.emoji import Style
-from intaglio.benchmark.fetch import Packages
-from intaglio.benchmark.plan import load_plan
-from intaglio.evaluation.encoders import DEFAULT_ENCODER, load_encoder
-from intaglio.evaluation.frechet import frechet_distance, real_floor
+from intaglio.adapters.attach import attach
+from intaglio.checkpoints.load import load_pipeline
 from intaglio.layers.integer import GEMMS
-from intaglio.methods.attach import attach
 from intaglio.methods.registry import build_method
-from intaglio.pipelines.load import load_pipeline
+from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
+from intaglio.metrics.frechet import frechet_distance, real_floor
+from intaglio.study.compose import compose
+from intaglio.study.emoji import Style
+from intaglio.study.fetch import Packages
+from intaglio.study.plan import load_plan
 
 SCALES = (3e-3, 1e-2, 3e-2)
 PAIRS = (1e-3, 3e-3, 1e-2)

@@ -22,13 +22,13 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from intaglio.benchmark.evaluate import open_base
+from intaglio.adapters.attach import load_adapter
+from intaglio.checkpoints.load import denoiser_of
 from intaglio.layers import frozen
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.model import find_layers
 from intaglio.layers.scaled import TimestepScaledLayer
-from intaglio.methods.attach import load_adapter
-from intaglio.pipelines.load import denoiser_of
+from intaglio.study.evaluate import open_base
 
 DEFAULT_LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 

@@ -6,28 +6,31 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "intaglio"
-COMMON = {"errors", "config", "files", "memory"}
+COMMON = {"errors", "config", "files", "runtime"}
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": set(),
-    "memory": set(),
+    "runtime": set(),
     "quantizers": COMMON,
     "kernels": COMMON | {"quantizers"},
     "layers": COMMON | {"quantizers", "kernels"},
     "methods": COMMON | {"quantizers", "kernels", "layers"},
-    "diffusion": COMMON | {"layers"},
+    "adapters": COMMON | {"quantizers", "kernels", "layers", "families", "methods"},
+    "diffusion": COMMON,
+    "families": COMMON | {"kernels", "layers", "diffusion"},
     "data": COMMON,
-    "pipelines": COMMON | {"quantizers", "layers"},
-    "evaluation": COMMON | {"layers", "pipelines", "data"},
+    "checkpoints": COMMON | {"quantizers", "layers", "families"},
+    "metrics": COMMON | {"layers", "checkpoints", "data"},
     "trace": COMMON | {"kernels", "layers"},
     "accelerator": COMMON | {"trace"},
 }
-TOP = {"quantizers", "kernels", "layers", "methods", "diffusion", "data", "pipelines", "evaluation", "trace"} | COMMON
+TOP = {"quantizers", "kernels", "layers", "methods", "adapters", "diffusion", "data", "checkpoints", "metrics"} | COMMON
+TOP |= {"trace", "families"}
 MAY_IMPORT["training"] = TOP
-MAY_IMPORT["benchmark"] = TOP | {"training"}
-MAY_IMPORT["cli"] = TOP | {"training", "benchmark", "accelerator"}
+MAY_IMPORT["study"] = TOP | {"training"}
+MAY_IMPORT["cli"] = TOP | {"training", "study", "accelerator"}
 
 
 def package_of(path: Path) -> str:
@@ -63,7 +66,7 @@ def test_imports(path):
         assert not {m[0] for m in imports_of(path)} & {"torch", "numpy", "pydantic"}, "the schema is plain Python"
 
 
-@pytest.mark.parametrize("package", ["methods", "evaluation"])
+@pytest.mark.parametrize("package", ["methods", "metrics"])
 def test_siblings_do_not_import_each_other(package):
     """A method never imports another method."""
     methods = {"full", "lora", "qlora", "peqa", "tuneqdm", "int8_lora"}

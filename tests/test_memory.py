@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fresh_interpreter import run_fresh
-from intaglio import memory
+from intaglio.runtime import memory
 
 
 def test_a_user_decides(monkeypatch):
@@ -32,7 +32,7 @@ import os
 for name in ("THP_MEM_ALLOC_ENABLE", "GLIBC_TUNABLES"):
     os.environ.pop(name, None)
 import torch, intaglio
-from intaglio.memory import map_large_blocks
+from intaglio.runtime.memory import map_large_blocks
 def resident():
     return int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1]) >> 10
 if not map_large_blocks():

@@ -8,7 +8,7 @@ from torch import nn
 
 from intaglio.layers.frozen import quantize_layer
 from intaglio.layers.gemm_errors import GEMMS, layer_errors
-from intaglio.layers.integer_lora import IntegerArithmetic, IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
 from intaglio.quantizers.formats import parse_format
 from intaglio.training.diagnose import LayerReport, markdown
 
@@ -16,7 +16,7 @@ from intaglio.training.diagnose import LayerReport, markdown
 def layer_of(make, **how):
     torch.manual_seed(0)
     base = quantize_layer(make(), parse_format("int8"), "absmax")
-    layer = IntegerLoraLayer(base, 4, 4.0, IntegerArithmetic(**how), "to_q")
+    layer = Int8LoraLayer(base, 4, 4.0, IntegerArithmetic(**how), "to_q")
     nn.init.normal_(layer.lora_b, std=0.05)
     return layer
 

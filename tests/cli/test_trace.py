@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from intaglio.accelerator.model_steps import model_step
 from intaglio.accelerator.workload import load_csv_workload, workload_of_trace
+from intaglio.checkpoints.shapes import Shape, empty_denoiser, shape_named
 from intaglio.cli import trace as trace_command
 from intaglio.cli.trace import record_shape
 from intaglio.errors import UserError
 from intaglio.methods.registry import METHODS
-from intaglio.pipelines.shapes import Shape, empty_denoiser, shape_named
 from intaglio.trace.schema import read_trace
 
 TINY = Shape(

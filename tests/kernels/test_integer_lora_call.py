@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from intaglio.errors import UserError
-from intaglio.layers import integer_lora_step
 from intaglio.layers.frozen import quantize_layer
-from intaglio.layers.integer_lora import IntegerArithmetic, IntegerLoraLayer
+from intaglio.layers.int8_lora import step as integer_lora_step
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
 from intaglio.quantizers.formats import parse_format
 
 pytestmark = pytest.mark.once("avx512")
@@ -31,7 +31,7 @@ CASES = [
 def layer_of(make, rank=3, alpha=6.0, format="int4", **options):
     torch.manual_seed(0)
     how = IntegerArithmetic(**options)
-    layer = IntegerLoraLayer(quantize_layer(make(), parse_format(format), "mse"), rank, alpha, how, "block.to_q")
+    layer = Int8LoraLayer(quantize_layer(make(), parse_format(format), "mse"), rank, alpha, how, "block.to_q")
     if not options.get("integer_adapter"):
         nn.init.normal_(layer.lora_b, std=0.05)
     return layer

@@ -9,7 +9,7 @@ from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.layers.frozen import quantize_layer
-from intaglio.layers.integer_lora import IntegerArithmetic, IntegerLoraLayer, weight_codes
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic, weight_codes
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.quantizers import integer_step as step
 from intaglio.quantizers.formats import parse_format
@@ -29,7 +29,7 @@ EXACT = IntegerArithmetic(scale="power_of_two")
 def layer_of(make, how, rank=3, alpha=6.0, format="int8", seed=0):
     """A layer whose pair has moved from its start, as in training."""
     torch.manual_seed(seed)
-    layer = IntegerLoraLayer(quantize_layer(make(), parse_format(format), "mse"), rank, alpha, how, "block.to_q")
+    layer = Int8LoraLayer(quantize_layer(make(), parse_format(format), "mse"), rank, alpha, how, "block.to_q")
     nn.init.normal_(layer.lora_b, std=0.05)
     return layer
 
@@ -290,7 +290,7 @@ def test_calls_are_laid_out_anew_for_other_arithmetic():
 @pytest.mark.parametrize("how", [IntegerArithmetic(), IntegerArithmetic(integer_adapter=True)])
 def test_copies_after_use_compute_the_same(how):
     layer, x = (
-        IntegerLoraLayer(quantize_layer(nn.Linear(12, 8), parse_format("int4"), "mse"), 2, 2.0, how),
+        Int8LoraLayer(quantize_layer(nn.Linear(12, 8), parse_format("int4"), "mse"), 2, 2.0, how),
         torch.randn(3, 12),
     )
     y = layer(x)

@@ -191,7 +191,7 @@ def lowered(found):
 )
 def test_int8_lora_runs_the_same_products_in_integers(lora, options):
     """Its layers multiply with [W0 A] and [W0^T B^T] at once: recorded as the products that these are."""
-    method = intaglio.QuantizedLora(rank=2, base="int8", **options)
+    method = intaglio.Int8Lora(rank=2, base="int8", **options)
     trace = record(step_of(*attached(method)))
     assert products(trace) == products(lora)
     for event in trace.events:

@@ -61,7 +61,7 @@ def recipe(sd_folder, photo_folder, tmp_path):
 def resumed(recipe, tmp_path):
     """`resumed(steps, **options)` -> the tensors of a whole run, and of one that was left half-way and went on;
     `of_first` are options of that run alone."""
-    from intaglio.methods.adapter_file import find_file
+    from intaglio.adapters.file import find_file
     from intaglio.training.run import train
 
     def run(steps, *, of_first=None, **options):
@@ -70,8 +70,8 @@ def resumed(recipe, tmp_path):
         train(whole)
         first = recipe(output_dir=tmp_path / "first", **options, **(of_first or {}))
         train(first)
-        shutil.rmtree(first.output_dir / f"checkpoint-{steps}")
-        train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
-        return load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
+        shutil.rmtree(first.output.output_dir / f"checkpoint-{steps}")
+        train(first.changed(resume_from_checkpoint="latest"))
+        return load_file(find_file(whole.output.output_dir)), load_file(find_file(first.output.output_dir))
 
     return run

@@ -28,7 +28,7 @@ from intaglio.cli.contestants import (
     import_everything,
 )
 from intaglio.errors import UnknownChoice, UserError
-from intaglio.memory import HUGE_PAGES
+from intaglio.runtime.memory import HUGE_PAGES
 
 MIB = 2**20
 

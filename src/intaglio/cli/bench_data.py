@@ -42,8 +42,8 @@ def command() -> None:
 )
 def build(out: Path, cache: Path, only: tuple[str, ...]) -> None:
     """Fetch, draw and list the benchmark's tasks: subjects, emoji families, objects from all around, styles."""
-    from intaglio.benchmark.build import PARTS, build_benchmark
-    from intaglio.benchmark.plan import load_plan
+    from intaglio.study.build import PARTS, build_benchmark
+    from intaglio.study.plan import load_plan
 
     console = make_console()
     manifest = build_benchmark(load_plan(), out, cache, _colours(), only or PARTS, console.print)
@@ -62,8 +62,8 @@ def build(out: Path, cache: Path, only: tuple[str, ...]) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def judge(out: Path, cache: Path, drawings: int, encoder: str, seed: int) -> None:
     """Train a judge that reads prompts, for where no CLIP is at hand; then --prompt_encoder judge:OUT."""
-    from intaglio.benchmark.plan import load_plan
-    from intaglio.benchmark.train_judge import train_judge
+    from intaglio.study.plan import load_plan
+    from intaglio.study.train_judge import train_judge
 
     console = make_console()
     scores = train_judge(

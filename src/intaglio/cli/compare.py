@@ -26,11 +26,11 @@ plots and contact sheets."""
 @click.option("--dry_run", is_flag=True, help="only list what would be done")
 def command(recipe: Path, jobs: int, threads: int | None, dry_run: bool) -> None:
     """Compare methods over tasks and seeds, as RECIPE (TOML) says: a table with intervals, plots, contact sheets."""
-    from intaglio.benchmark.compare import ROWS, compare
-    from intaglio.benchmark.experiment import Experiment, table_runs
-    from intaglio.benchmark.manifest import load_manifest
-    from intaglio.benchmark.runner import read_rows
     from intaglio.config import load_toml
+    from intaglio.study.compare import ROWS, compare
+    from intaglio.study.experiment import Experiment, table_runs
+    from intaglio.study.manifest import load_manifest
+    from intaglio.study.runner import read_rows
 
     console = make_console()
     experiment = load_toml(recipe, Experiment)

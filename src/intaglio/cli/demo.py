@@ -40,20 +40,21 @@ ENCODERS = ("squeezenet1.1", "efficientnet-lite0")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True)
 def command(method: str | None, max_train_steps: int, learning_rate: float | None, seed: int, out: Path) -> None:
     """Learn a sample subject, a cat, on the embedded base in 4 bits: quantize, draw, train, draw again, measure."""
+    from intaglio.checkpoints.inspect import EMBEDDED, embedded_base
     from intaglio.config import build
     from intaglio.methods.registry import METHODS
-    from intaglio.pipelines.inspection import EMBEDDED, embedded_base
-    from intaglio.training.recipe import DEFAULT_METHOD, Recipe
+    from intaglio.methods.settle import default_method_name
+    from intaglio.training.recipe import Recipe
 
     console = make_console()
     embedded_base()
     if method is not None:
         _check_method(method, METHODS)
 
-    from intaglio.evaluation.encoders import load_encoder
-    from intaglio.evaluation.subject import sample_cat
-    from intaglio.pipelines.load import load_pipeline
-    from intaglio.pipelines.quantize import quantize_pipeline
+    from intaglio.checkpoints.load import denoiser_of, load_pipeline
+    from intaglio.checkpoints.quantize import quantize_pipeline
+    from intaglio.metrics.encoders import load_encoder
+    from intaglio.metrics.subject import sample_cat
     from intaglio.training.run import train
     from intaglio.training.summary import generate_command, human_bytes, summary_rows
 
@@ -76,7 +77,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
             "instance_prompt": task.instance_prompt,
             "output_dir": out / "adapter",
             "max_train_steps": max_train_steps,
-            "learning_rate": learning_rate or _rate(METHODS[method or DEFAULT_METHOD["method"]]),
+            "learning_rate": learning_rate or _rate(METHODS[method or default_method_name()]),
             "lr_scheduler": "cosine",
             "seed": seed,
         },
@@ -84,11 +85,11 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     )
     summary = train(recipe, console)
 
-    from intaglio.methods.attach import load_adapter
+    from intaglio.adapters.attach import load_adapter
 
     pipeline = load_pipeline(out / "base")
-    load_adapter(pipeline.unet, out / "adapter")
-    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {recipe.method}")
+    load_adapter(denoiser_of(pipeline)[1], out / "adapter")
+    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
     likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}
     scores = likeness[ENCODERS[0]]
@@ -126,8 +127,8 @@ def _check_method(name: str, methods: Any) -> None:
 
 
 def _likeness(task: Any, before: Any, after: Any, encoder: Any) -> dict[str, float]:
-    from intaglio.evaluation.scores import closed_gap
-    from intaglio.evaluation.subject import real_score, score_subject
+    from intaglio.metrics.scores import closed_gap
+    from intaglio.metrics.subject import real_score, score_subject
 
     scored_before, scored_after = score_subject(task, before, encoder), score_subject(task, after, encoder)
     real = real_score(task, encoder, before["white"][0].width)
@@ -151,8 +152,8 @@ def _in_words(found: dict[str, float]) -> str:
 def _draw(pipeline: Any, task: Any, seed: int, path: Path, title: str) -> dict[str, list[Any]]:
     """Pictures of each background colour, and their sheet; the same noise before and after."""
     from intaglio.cli.generate import draw_images
-    from intaglio.evaluation.grid import contact_sheet
     from intaglio.files import write_atomic
+    from intaglio.metrics.grid import contact_sheet
 
     pipeline.set_progress_bar_config(disable=True)
     images = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from intaglio.benchmark.draw import Drawing
 from intaglio.cli import SETTINGS
 from intaglio.cli.console import make_console, quiet_libraries, two_columns
 from intaglio.cli.options import given, options_of
+from intaglio.study.draw import Drawing
 
 EPILOG = """\b
 Examples:
@@ -47,9 +47,9 @@ def command(
     **options: Any,
 ) -> None:
     """Score an adapter on a task with known truth: subject, identity, prompt, drift, diversity, memorisation."""
-    from intaglio.benchmark.evaluate import evaluate
     from intaglio.config import build
     from intaglio.files import write_atomic, write_text_atomic
+    from intaglio.study.evaluate import evaluate
 
     console = make_console()
     quiet_libraries()

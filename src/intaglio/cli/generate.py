@@ -48,9 +48,9 @@ def command(
     console = make_console()
     model, settings = _check(adapters, model)
 
-    from intaglio.evaluation.grid import contact_sheet
-    from intaglio.methods.attach import load_adapter
-    from intaglio.pipelines.load import denoiser_of, load_pipeline
+    from intaglio.adapters.attach import load_adapter
+    from intaglio.checkpoints.load import denoiser_of, load_pipeline
+    from intaglio.metrics.grid import contact_sheet
     from intaglio.training.prepare import DTYPES
 
     quiet_libraries()
@@ -109,8 +109,8 @@ def _per_image(call: dict[str, Any], count: int) -> dict[str, Any]:
 
 def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str, Any]]:
     """The model to load and the settings of the first adapter; everything wrong with the input is raised here."""
-    from intaglio.methods.adapter_file import read_header
-    from intaglio.pipelines.inspection import inspect_model
+    from intaglio.adapters.file import read_header
+    from intaglio.checkpoints.inspect import inspect_model
     from intaglio.training.summary import read_summary
 
     problems: list[str] = []
@@ -146,7 +146,7 @@ def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str
 
 def _switch(handle: Any, denoiser: Any, adapter: Path, load_adapter: Any) -> Any:
     """Put `adapter` on: by copying values where the one before has the same shape, else by attaching anew."""
-    from intaglio.methods.adapter_file import read_header
+    from intaglio.adapters.file import read_header
 
     header = read_header(adapter)
     if handle is not None:

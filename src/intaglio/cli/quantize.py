@@ -44,7 +44,7 @@ def command(
     overwrite: bool,
 ) -> None:
     """Quantize the denoiser of MODEL (a Hub id, a folder, a .safetensors file, or 'embedded')."""
-    from intaglio.pipelines.inspection import inspect_model
+    from intaglio.checkpoints.inspect import inspect_model
     from intaglio.quantizers.formats import parse_format
 
     console = make_console()
@@ -53,8 +53,7 @@ def command(
 
     from rich.progress import Progress
 
-    from intaglio.layers.model import KEEP_FLOAT
-    from intaglio.pipelines.quantize import quantize_pipeline
+    from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.training.summary import human_bytes
 
     quiet_libraries()
@@ -65,7 +64,7 @@ def command(
             out,
             format=format_name,
             range_search=range_search,  # pyright: ignore[reportArgumentType]
-            keep_float=keep_float or KEEP_FLOAT,
+            keep_float=keep_float or None,
             revision=revision,
             variant=variant,
             overwrite=overwrite,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.integer_lora import IntegerLoraLayer, weight_codes
-from intaglio.layers.integer_lora_calls import row_groups
-from intaglio.layers.integer_lora_step import ADAPTER_BITS, from_rows_like
+from intaglio.layers.int8_lora.calls import row_groups
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, weight_codes
+from intaglio.layers.int8_lora.step import ADAPTER_BITS, from_rows_like
 from intaglio.layers.patches import channels_last_rows, fold, from_channels_last_rows, unfold
 from intaglio.quantizers.activations import quantize_columns, quantize_groups
 from intaglio.quantizers.integer_step import max_code
@@ -43,7 +43,7 @@ class LayerErrors:
     """Of the input."""
 
 
-def layer_errors(layer: IntegerLoraLayer, x: Tensor, grad: Tensor) -> LayerErrors:
+def layer_errors(layer: Int8LoraLayer, x: Tensor, grad: Tensor) -> LayerErrors:
     """Errors of one layer, from its input and the gradient of its output, in their own shapes."""
     base, how = layer.base, layer.how
     assert isinstance(base, QuantizedLayer)

@@ -8,7 +8,6 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,32 +15,10 @@ from torch import nn
 
 from intaglio.errors import NoMatch, UserError
 from intaglio.layers.frozen import QuantizedLayer, quantize_layer, to_float
-from intaglio.layers.integer_lora import IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.kinds import AdapterLayer
+from intaglio.quantizers.base import Base
 from intaglio.quantizers.formats import Format, parse_format
-from intaglio.quantizers.ranges import RangeSearch
-
-KEEP_FLOAT = (
-    "conv_in",
-    "conv_out",
-    "time_embedding",
-    "add_embedding",
-    "class_embedding",
-    "time_text_embed",
-    "time_proj",
-    "pos_embed",
-    "x_embedder",
-    "context_embedder",
-    "caption_projection",
-    "norm_out",
-    "proj_out",
-)
-"""First components of names that stay float by default: the layers next to the pixels and the conditioning.
-
-They hold under 1 % of the weights of a Stable Diffusion U-Net, every other layer depends on them, and their inputs
-(latents, timestep features) have the widest ranges. `proj_out` is the last layer of a transformer; a U-Net's inner
-`attentions.*.proj_out` does not start a name, so it is quantized.
-"""
 
 
 def find_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
@@ -87,13 +64,8 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, module)
 
 
-@dataclass(frozen=True)
-class BaseRecord:
-    """How a model's base was quantized: with it, the same base can be made again."""
-
-    format: str
-    range_search: RangeSearch
-    keep_float: tuple[str, ...]
+BaseRecord = Base
+"""How a model's base was quantized, with every field filled in: with it, the same base can be made again."""
 
 
 def layers_to_quantize(model: nn.Module, keep_float: Sequence[str]) -> list[str]:
@@ -115,6 +87,8 @@ def quantize_model(
     Raises:
         UserError: the model is quantized already, or a weight is not finite.
     """
+    assert record.format is not None
+    assert record.keep_float is not None
     format = parse_format(record.format)
     present = base_format(model)
     if present is not None:
@@ -182,7 +156,7 @@ def hold_float_weights(model: nn.Module) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, QuantizedLayer) and not layer.integer_gemms:
             parent = model.get_submodule(name.rpartition(".")[0])
-            if not isinstance(parent, IntegerLoraLayer):
+            if not isinstance(parent, Int8LoraLayer):
                 replace(model, name, to_float(cast("nn.Linear | nn.Conv2d", layer)))
 
 

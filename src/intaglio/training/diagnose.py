@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from intaglio.errors import UserError
 from intaglio.layers.gemm_errors import GEMMS, LayerErrors, layer_errors
-from intaglio.layers.integer_lora import IntegerLoraLayer
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.training.optimizer import make_optimizer
 from intaglio.training.prepare import DTYPES, plan, prepare
 from intaglio.training.recipe import Recipe
-from intaglio.training.step import batch_loss
 
 ENOUGH_DB = 20.0
 """A product whose noise is under a tenth of its signal."""
@@ -57,29 +56,24 @@ def diagnose(recipe: Recipe, *, warmup: int, batches: int) -> list[LayerReport]:
     ]
 
 
-def capture(
-    recipe: Recipe, *, warmup: int, batches: int
-) -> tuple[dict[str, IntegerLoraLayer], list[dict[str, Tensors]]]:
+def capture(recipe: Recipe, *, warmup: int, batches: int) -> tuple[dict[str, Int8LoraLayer], list[dict[str, Tensors]]]:
     """The integer layers by name, trained for `warmup` steps, and what each of `batches` batches sends through them."""
-    planned = plan(recipe)
+    planned = plan(recipe, device="cpu")
     job = prepare(planned, torch.device("cpu"), 0, 1)
-    layers = {n: m for n, m in job.denoiser.named_modules() if isinstance(m, IntegerLoraLayer)}
+    layers = {n: m for n, m in job.denoiser.named_modules() if isinstance(m, Int8LoraLayer)}
     if not layers:
-        raise UserError(f"method {recipe.method} trains no layer in integers; use --method int8_lora")
-    rate = recipe.learning_rate or planned.method.learning_rate
+        raise UserError(f"method {planned.method.name} trains no layer in integers; use --method int8_lora")
+    rate = recipe.optimizer.learning_rate or planned.method.learning_rate
     optimizer = make_optimizer(recipe, job.adapter.parameters(), rate)
 
     def backward(number: int) -> None:
         optimizer.zero_grad()
-        batch = job.batches(number).to(torch.device("cpu"), DTYPES[recipe.mixed_precision])
-        loss = batch_loss(
-            job.denoiser, job.scheduler, batch, snr_gamma=recipe.snr_gamma, samples=recipe.train_batch_size
-        )
-        loss.backward()
+        batch = job.batches(number).to(torch.device("cpu"), DTYPES[recipe.device.mixed_precision])
+        job.loss(job.denoiser, batch, samples=recipe.steps.train_batch_size).backward()
 
     for number in range(warmup):
         backward(number)
-        torch.nn.utils.clip_grad_norm_(job.adapter.parameters(), recipe.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(job.adapter.parameters(), recipe.optimizer.max_grad_norm)
         optimizer.step()
     captured: list[dict[str, Tensors]] = []
     for number in range(warmup, warmup + batches):

@@ -1,0 +1,161 @@
+"""What a model is, from its JSON files and safetensors headers alone.
+
+Without torch, so that the command line can refuse wrong input at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from intaglio.checkpoints.checkpoint import check_readable, read_safetensors_header
+from intaglio.errors import UserError, WrongBase
+
+EMBEDDED = "embedded"
+"""The name under which the model that ships with the package goes."""
+DENOISERS = ("unet", "transformer")
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    source: str
+    """The Hub id, folder or file, as it was given."""
+    folder: Path | None
+    """The local folder; None for a Hub id and a single file."""
+    is_single_file: bool
+    pipeline_class: str | None
+    """None for a single file, as the two below."""
+    denoiser: str | None
+    """"unet" or "transformer"."""
+    denoiser_class: str | None
+    format: str | None
+    """Format of a quantized denoiser, None for a float one."""
+    base_hash: str | None
+
+    def check_adapter(self, adapter: str | Path, base_hash: str | None) -> None:
+        """Refuse an adapter that was trained on other integers.
+
+        Args:
+            adapter: its folder, for the message.
+            base_hash: what its file says; None when it was trained on float weights.
+
+        Raises:
+            WrongBase: this model is quantized, and not to the base of the adapter.
+        """
+        if self.base_hash is not None and base_hash != self.base_hash:
+            raise WrongBase(str(adapter), base_hash or "of float weights", self.base_hash)
+
+
+def embedded_base() -> Path:
+    """The folder of the base model that ships with the package."""
+    folder = Path(str(files("intaglio") / "assets" / "base"))
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"{folder}: this installation of intaglio has no embedded base model; install the package again, or name a "
+            "model: a folder, a .safetensors file or a Hub id"
+        )
+    return folder
+
+
+def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> ModelInfo:
+    """Read what `name_or_path` is, without loading it.
+
+    Args:
+        name_or_path: "embedded", a local folder, a .safetensors file, or a Hub id (its JSON files are downloaded).
+
+    Raises:
+        UserError: nothing there, no diffusers pipeline, one without a U-Net or transformer, or a damaged file.
+    """
+    source = str(name_or_path)
+    path = embedded_base() if source == EMBEDDED else Path(source).expanduser()
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise UserError(f"{path}: expected a .safetensors file, a folder or a Hub id; other files are not read")
+        read_safetensors_header(path)
+        return ModelInfo(source, None, True, None, None, None, None, None)
+    folder = path if path.is_dir() else None
+    if folder is None and _looks_local(source):
+        raise UserError(
+            f"{path}: no such file or folder; expected a diffusers pipeline, a .safetensors file or a Hub id"
+        )
+    index = _read_json(source, folder, "model_index.json", revision)
+    denoiser = next((name for name in DENOISERS if _is_component(index.get(name))), None)
+    if denoiser is None:
+        there = ", ".join(name for name, value in index.items() if _is_component(value)) or "nothing"
+        raise UserError(
+            f"{source}: a {index.get('_class_name')} with {there}; expected a pipeline with a unet or a transformer"
+        )
+    config = _read_json(source, folder, f"{denoiser}/config.json", revision)
+    format, base_hash = _quantization(source, config.get("quantization_config"))
+    if folder is not None:
+        _check_weights(folder, denoiser, index)
+    return ModelInfo(source, folder, False, index.get("_class_name"), denoiser, index[denoiser][1], format, base_hash)
+
+
+def read_component_config(info: ModelInfo, component: str, revision: str | None = None) -> dict[str, Any]:
+    """`config.json` of a component of a pipeline that is no single file."""
+    return _read_json(info.source, info.folder, f"{component}/config.json", revision)
+
+
+def _is_component(value: Any) -> bool:
+    """[library, class], where a component that was left out is [null, null]."""
+    return isinstance(value, list) and len(value) == 2 and value[1] is not None
+
+
+def _looks_local(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or source.count("/") != 1 or source.endswith(("/", ".safetensors"))
+
+
+def _read_json(source: str, folder: Path | None, relative: str, revision: str | None) -> dict[str, Any]:
+    path = folder / relative if folder is not None else _download(source, relative, revision)
+    if not path.is_file():
+        raise UserError(f"{source}: no {relative} in it; expected the folder of a diffusers pipeline")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}; was the copy complete?") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _download(repo: str, relative: str, revision: str | None) -> Path:
+    """One small file of a Hub repository; `HF_HOME` and `HF_HUB_OFFLINE` are the library's own business."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, relative, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{repo}: no such folder here, and the Hub cannot be asked (offline, or HF_HUB_OFFLINE is set) and the "
+            f"cache has no {relative} of it; give a local folder, or connect once to download it"
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{repo}: no such folder here, and the Hub has no {relative} for it: {first}") from error
+
+
+def _quantization(source: str, config: Any) -> tuple[str | None, str | None]:
+    """Format and hash of the base, both None for float weights."""
+    if config is None:
+        return None, None
+    method = config.get("quant_method") if isinstance(config, dict) else config
+    if method != "intaglio":
+        raise UserError(
+            f"{source}: quantized by {method!r}; expected float weights, or a folder that intaglio quantized"
+        )
+    return config.get("format"), config.get("base_hash")
+
+
+def _check_weights(folder: Path, denoiser: str, index: dict[str, Any]) -> None:
+    if not any(file for pattern in _WEIGHTS for file in (folder / denoiser).glob(pattern)):
+        raise UserError(f"{folder / denoiser}: no weights in it; expected .safetensors files. Copy the folder again")
+    for name, value in index.items():
+        if _is_component(value):
+            for file in (folder / name).glob("*.safetensors"):
+                check_readable(file)

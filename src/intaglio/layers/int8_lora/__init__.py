@@ -1,0 +1,1 @@
+"""The trainable layer of `int8_lora`: every GEMM of it in integers."""

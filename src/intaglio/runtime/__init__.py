@@ -1,0 +1,1 @@
+"""What concerns the process: memory, threads."""
