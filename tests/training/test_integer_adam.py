@@ -7,7 +7,7 @@ from torch import nn
 import intaglio
 from intaglio.errors import UserError
 from intaglio.layers.codes_tensor import CodesTensor
-from intaglio.layers.model import adapter_layers
+from intaglio.layers.names import adapter_layers
 from intaglio.methods.base import ATTENTION_TARGETS
 from intaglio.quantizers.activations import quantize_groups, seed_of
 from intaglio.training.integer_adam import BLOCK, IntegerAdamW
