@@ -2,11 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo chain test test-slow check bench bench-all bench-kernels bench-methods bench-losses wheel sanitize
+.PHONY: setup demo chain test test-slow test-grid check bench bench-all bench-kernels bench-methods bench-losses wheel sanitize
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intaglio/kernels/cpu/*.cpp src/intaglio/kernels/cpu/*.h)
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intaglio/kernels/native/*.* src/intaglio/kernels/*/native/*.*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep -i '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain]"
@@ -23,6 +23,9 @@ test: setup          ## the default suite
 
 test-slow: setup     ## the checks that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
+
+test-grid: setup     ## the kernels' full grids on every set of features that this processor has, and on torch alone
+	$(BIN)/python -m pytest -m grid tests/kernels
 
 check: setup         ## style and types
 	$(BIN)/ruff check .

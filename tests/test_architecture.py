@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": COMMON,
     "checkpoints": COMMON | {"quantizers", "layers", "families"},
     "metrics": COMMON,
-    "trace": COMMON | {"layers"},
+    "trace": COMMON | {"kernels", "layers"},
     "accelerator": COMMON | {"trace"},
 }
 TOP = {"quantizers", "kernels", "layers", "methods", "adapters", "diffusion", "data", "checkpoints", "metrics"} | COMMON

@@ -27,6 +27,7 @@ COMMANDS = {
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
     "speed": "Time and memory on this machine: a training step, an image, kernels.",
+    "kernels": "Which code computes each integer operation on this machine, and why not a better one.",
     "explore": "Search accelerator designs for a Pareto front.",
     "study": "Quality: methods over tasks and seeds; a table, plots, contact sheets.",
     "evaluate": "Score an adapter on a task of the study.",

@@ -15,7 +15,7 @@ How an operation finds its name
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -30,9 +30,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from intaglio.errors import UserError
 from intaglio.trace import operations
-from intaglio.trace.operations import Product, Vector, vector_kind
+from intaglio.trace.operations import Gemm, Vector, vector_kind
 from intaglio.trace.roles import Forward, Part, backward_part, forward_part
-from intaglio.trace.schema import ROLE_ORDER, Event, Header, Operand, Trace, gemm_event
+from intaglio.trace.schema import ROLE_ORDER, Convolution, Event, Header, Operand, Trace, gemm_event
 from intaglio.trace.tensors import Known, Tensors, Weight, bits_of, dtype_name, module_name, tensors_in
 
 EPILOGUE = ("mul", "add")
@@ -154,11 +154,11 @@ class Recorder(TorchDispatchMode):
         computed = self._name_results(name, args, sources, known, results, writes, backward)
         if _rounds(name, sources, results):
             self._end_of_quantizer(layer, results[0].numel())
-        if not computed and name == "intaglio::codes":  # of a weight that is trained: made anew in every step
+        if not computed and operations.counts_constants(name):
             self._add_vector("quantize", layer, False, results[0].numel())
         if not computed or _is_epilogue(name, known):
             return
-        handler = operations.HANDLERS.get(name)
+        handler = operations.handler_of(name)
         if handler is None:
             self._see_vector(name, layer, backward, known, sources, results)
             return
@@ -224,7 +224,7 @@ class Recorder(TorchDispatchMode):
             pass_name = "quantize" if kind == "quantize" else "grad_input" if backward else "output"
             self.events.append(Event("vector", pass_name, layer, kind=kind, elements=elements))
 
-    def _add_product(self, product: Product, name: str, layer: str, backward: bool, number: int) -> None:
+    def _add_product(self, product: Gemm, name: str, layer: str, backward: bool, number: int) -> None:
         if not product.M * product.N * product.K * product.batch:
             return
         left, right = (_IN_KERNEL if o is None else self._tensors.known(o) for o in (product.left, product.right))
@@ -236,7 +236,7 @@ class Recorder(TorchDispatchMode):
             self._add_one(product.columns(length), left, part, name, layer, backward, number)
 
     def _add_one(
-        self, product: Product, left: Known, right: Known, name: str, layer: str, backward: bool, number: int
+        self, product: Gemm, left: Known, right: Known, name: str, layer: str, backward: bool, number: int
     ) -> None:
         operands = (product.left, product.right)
         names = tuple("" if o is None else self._tensors.name(o) for o in operands)
@@ -261,7 +261,7 @@ class Recorder(TorchDispatchMode):
             if operand is not None and weight is not None and weight.bits and operand.is_floating_point():
                 self.events.append(Event("vector", "quantize", layer, kind="dequantize", elements=operand.numel()))
 
-    def _event(self, product: Product, part: Part, names: Sequence[str], known: Sequence[Known], source: str) -> Event:
+    def _event(self, product: Gemm, part: Part, names: Sequence[str], known: Sequence[Known], source: str) -> Event:
         """The event, its operands in the order of the roles."""
         tensors, (M, N), roles = [product.left, product.right], (product.M, product.N), list(part.roles)
         names, weights = list(names), [k.weight for k in known]
@@ -285,6 +285,7 @@ class Recorder(TorchDispatchMode):
         if product.result is not None:
             role = "hidden" if roles[1] == "lora_a" and part.pass_name == "output" else part.pass_name
             result = _operand(role, (M, N), self._tensors.name(product.result), product.result, None)
+        geometry = product.convolution
         return gemm_event(
             part.pass_name,
             part.layer,
@@ -295,7 +296,7 @@ class Recorder(TorchDispatchMode):
             K=product.K,
             batch=product.batch,
             operation=part.operation,
-            convolution=product.convolution,
+            convolution=None if geometry is None else Convolution(**asdict(geometry)),
             result=result,
             source=source.replace("::", "."),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intaglio.trace.operations import Product
+from intaglio.trace.operations import Gemm
 from intaglio.trace.tensors import Known
 
 
@@ -30,7 +30,7 @@ class Forward:
     K: int
 
 
-def forward_part(product: Product, left: Known, right: Known, layer: str) -> Part:
+def forward_part(product: Gemm, left: Known, right: Known, layer: str) -> Part:
     """A weight makes the product its layer's; two activations are an attention's."""
     if left.weight is None and right.weight is None:
         second = left.probabilities
@@ -44,7 +44,7 @@ def forward_part(product: Product, left: Known, right: Known, layer: str) -> Par
 
 
 def backward_part(
-    product: Product, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
+    product: Gemm, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
 ) -> Part:
     """With a weight, the gradient of an input; with a saved activation, that of a weight, or one of attention's.
 
@@ -63,7 +63,7 @@ def backward_part(
 
 
 def _of_two_activations(
-    product: Product, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
+    product: Gemm, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
 ) -> Part:
     saved_is_left = _saved_is_left(left, right, names, made)
     saved = names[0 if saved_is_left else 1]
