@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from intaglio.files import write_atomic, write_text_atomic
-from intaglio.metrics.grid import contact_sheet
+from intaglio.sampling.grid import contact_sheet
 from intaglio.study import plots, table
 from intaglio.study.experiment import Experiment, table_runs, tuning_runs
 from intaglio.study.manifest import load_manifest

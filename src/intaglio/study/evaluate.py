@@ -13,7 +13,7 @@ from PIL import Image
 
 from intaglio.errors import UnknownChoice
 from intaglio.metrics.encoders import DEFAULT_ENCODER, TextEncoder, load_encoder, load_text_encoder
-from intaglio.metrics.grid import contact_sheet
+from intaglio.sampling.grid import contact_sheet
 from intaglio.study.draw import Drawing, draw, spread
 from intaglio.study.manifest import Manifest, Prompt, Task, load_manifest
 from intaglio.study.score import PIXELS, drift, score_style, score_task, subject_scores
