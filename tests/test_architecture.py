@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "intaglio"
-COMMON = {"errors", "config", "files", "runtime", "events"}
+COMMON = {"errors", "config", "files", "runtime", "events", "safetensors_header"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "files": set(),
     "runtime": {"errors"},
     "events": set(),
+    "safetensors_header": {"errors"},
     "quantizers": COMMON,
     "kernels": COMMON | {"quantizers"},
     "layers": COMMON | {"quantizers", "kernels"},

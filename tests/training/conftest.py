@@ -61,7 +61,7 @@ def recipe(sd_folder, photo_folder, tmp_path):
 def resumed(recipe, tmp_path):
     """`resumed(steps, **options)` -> the tensors of a whole run, and of one that was left half-way and went on;
     `of_first` are options of that run alone."""
-    from intaglio.adapters.file import find_file
+    from intaglio.adapters.header import find_file
     from intaglio.training.loop import fit
 
     def run(steps, *, of_first=None, **options):

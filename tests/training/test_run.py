@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from intaglio.adapters.file import find_file, read_header
+from intaglio.adapters.header import find_file, read_header
 from intaglio.errors import Problems, UserError
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import keyword
 import sys
 from importlib import import_module
 from typing import Any
@@ -19,6 +20,9 @@ COMMANDS = {
     "generate": "Draw with one or more adapters on one base.",
     "diagnose": "Measure what integer training loses to rounding, layer by layer.",
     "quantize": "Quantize a pipeline's denoiser to 4 or 8 bits, once for all tasks.",
+    "inspect": "Say what a file or folder is, and what can be done with it.",
+    "export": "Write an adapter for diffusers, PEFT, kohya's scripts or ComfyUI.",
+    "import": "Take a LoRA of another program as an adapter for one of your bases.",
     "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
@@ -40,8 +44,9 @@ class _LazyGroup(click.Group):
         return [name.replace("_", "-") for name in COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = cmd_name.replace("-", "_")
-        return import_module(f"intaglio.cli.{module}").command if module in COMMANDS else None
+        name = cmd_name.replace("-", "_")
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        return import_module(f"intaglio.cli.{module}").command if name in COMMANDS else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from intaglio.errors import did_you_mean

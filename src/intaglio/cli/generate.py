@@ -125,7 +125,7 @@ def _save_grid(rows: list[list[Any]], labels: list[str], out: Path) -> Path:
 
 def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str, Any]]:
     """The model to load and the settings of the first adapter; everything wrong with the input is raised here."""
-    from intaglio.adapters.file import read_header
+    from intaglio.adapters.header import read_header
     from intaglio.checkpoints.inspect import inspect_model
     from intaglio.training.summary import read_summary
 

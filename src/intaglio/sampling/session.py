@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from intaglio.adapters.attach import load_adapter
-from intaglio.adapters.file import read_header
 from intaglio.adapters.handle import Adapter
+from intaglio.adapters.header import read_header
 from intaglio.checkpoints.load import denoiser_of
 from intaglio.errors import UserError
 from intaglio.families.registry import family_of_pipeline

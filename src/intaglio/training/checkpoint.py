@@ -70,7 +70,7 @@ def save_checkpoint(recipe: Recipe, state: State, step: int, kind: Kind = "steps
         "scaler": json.dumps(state.scaler.state_dict()),
     }
     with new_folder(path) as folder:
-        state.adapter.save(folder)
+        state.adapter.save(folder, exact=True)
         save_file(tensors, folder / STATE_FILE, metadata)
         sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
         write_text_atomic(folder / SUMS_FILE, json.dumps(sums, indent=2) + "\n")
