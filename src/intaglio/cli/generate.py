@@ -28,7 +28,8 @@ Several adapters share one base, which is loaded once; the time of each switch i
 @click.option("--num_images", type=click.IntRange(1), default=1, show_default=True, help="images a prompt")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="image i uses seed + i")
 @click.option("--num_inference_steps", type=click.IntRange(1), default=25, show_default=True)
-@click.option("--guidance_scale", type=float, default=5.0, show_default=True)
+@click.option("--guidance_scale", type=float, help="[the model family's]")
+@click.option("--resolution", type=click.IntRange(8), help="side in pixels [the adapter's, or the model's]")
 @click.option("--pretrained_model_name_or_path", "model", help="[the one that the adapter was trained on]")
 @click.option("--mixed_precision", type=click.Choice(["no", "fp16", "bf16"]), help="[the adapter's]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/images"), show_default=True)
@@ -39,7 +40,8 @@ def command(
     num_images: int,
     seed: int,
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance_scale: float | None,
+    resolution: int | None,
     model: str | None,
     mixed_precision: str | None,
     out: Path,
@@ -50,6 +52,7 @@ def command(
 
     from intaglio.adapters.attach import load_adapter
     from intaglio.checkpoints.load import denoiser_of, load_pipeline
+    from intaglio.families.registry import family_of_pipeline
     from intaglio.metrics.grid import contact_sheet
     from intaglio.training.prepare import DTYPES
 
@@ -66,11 +69,12 @@ def command(
     pipeline.to(_device())
     pipeline.set_progress_bar_config(disable=True)
     console.print(f"loaded {model} in {time.perf_counter() - began:.1f} s")
-    call = {
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-    }
+    family = family_of_pipeline(type(pipeline).__name__)
+    call = {"num_inference_steps": num_inference_steps, **family.call_arguments(negative_prompt, guidance_scale)}
+    side = resolution or settings.get("resolution")
+    if side is not None:
+        family.check_side(pipeline, side)
+        call |= family.size_arguments(side)
     rows: list[Any] = []
     labels = []
     handle = None
@@ -104,7 +108,7 @@ def draw_images(pipeline: Any, prompt: str, count: int, seed: int, **call: Any) 
 
 def _per_image(call: dict[str, Any], count: int) -> dict[str, Any]:
     negative = call.get("negative_prompt")
-    return {**call, "negative_prompt": None if negative is None else [negative] * count}
+    return call if negative is None else {**call, "negative_prompt": [negative] * count}
 
 
 def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str, Any]]:

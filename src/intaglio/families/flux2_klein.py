@@ -68,7 +68,7 @@ class Flux2Klein(Family):
 
     @torch.no_grad()
     def encode_text(self, pipeline: Any, captions: list[str]) -> Conditioning:
-        """`prompt_embeds` (B, 512, D): three layers of Qwen3 beside each other. Padding is attended to, as in sampling."""
+        """`prompt_embeds` (B, 512, D): three layers of Qwen3 side by side. Padding is attended to, as in sampling."""
         embeds, _ = pipeline.encode_prompt(captions, device=pipeline.device)
         return {"prompt_embeds": embeds.cpu()}
 
@@ -102,10 +102,7 @@ class Flux2Klein(Family):
         )[0]
         return tokens.transpose(1, 2).reshape(x_t.shape)
 
-    def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {"height": side, "width": side}
-
-    def call_arguments(self, negative_prompt: list[str] | None, guidance_scale: float | None) -> dict[str, Any]:
+    def call_arguments(self, negative_prompt: str | None, guidance_scale: float | None) -> dict[str, Any]:
         if negative_prompt is not None:
             raise UserError("FLUX.2 klein takes no negative prompt: its pipeline has no argument for one")
         return super().call_arguments(None, guidance_scale)

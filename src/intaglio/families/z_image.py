@@ -58,8 +58,7 @@ class ZImage(Family):
         return {
             "prompt_embeds": _rows(conditioning),
             "negative_prompt_embeds": _rows(empty),
-            "height": side,
-            "width": side,
+            **self.size_arguments(side),
         }
 
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
