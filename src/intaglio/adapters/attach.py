@@ -18,6 +18,7 @@ from intaglio.layers.integer import GEMMS
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.model import (
+    EVERY_LAYER,
     BaseRecord,
     adapter_layers,
     base_format,
@@ -140,6 +141,8 @@ def _check(model: nn.Module, settled: Settled, targets: Sequence[str] | None) ->
     layers = dict(find_layers(model))
     wanted = settled.method.default_targets if targets is None else targets
     chosen = match_targets(list(layers), denoisers_of(model).spell_out(wanted))
+    if settled.method.low_rank and (wanted is None or list(wanted) == [EVERY_LAYER]):
+        chosen = [name for name in chosen if getattr(layers[name], "groups", 1) == 1]
     for name in chosen:
         geometry_of(layers[name], name)
     if settled.base is not None and _present(model) is None:

@@ -103,7 +103,7 @@ def draw_images(pipeline: Any, prompt: str, count: int, seed: int, **call: Any) 
     import torch
 
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    return pipeline([prompt] * count, generator=generators, **_per_image(call, count)).images
+    return pipeline(prompt=[prompt] * count, generator=generators, **_per_image(call, count)).images
 
 
 def _per_image(call: dict[str, Any], count: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.timesteps import TimestepContext
@@ -17,6 +17,11 @@ class AdapterLayer(FixedDtype, ABC):
     layout: ClassVar[str]
     """File layout of its tensors: "lora" (the ecosystem's names) or "scales" (ours)."""
     base: nn.Linear | nn.Conv2d
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the base: some denoisers of diffusers ask a layer for the dtype of its weight."""
+        return self.base.weight
 
 
 class MergeableLayer(AdapterLayer):
