@@ -41,6 +41,8 @@ class Denoisers(ABC):
     the weights, every other layer depends on them, and their inputs have the widest ranges."""
     time: ClassVar[TimeConvention]
     """What the denoiser is called with for a time."""
+    time_argument: ClassVar[str] = "timestep"
+    """The name of the argument that it is called with."""
     shapes: ClassVar[tuple[Shape, ...]] = ()
     """Configurations of published checkpoints, for what depends on shapes alone."""
     text_tokens: ClassVar[int] = 77
