@@ -61,8 +61,8 @@ def test_node_weights():
 def test_smooth_scales_equal_tuneqdm_at_the_nodes_and_go_over_in_between(batch):
     sample, _, text = batch
     smooth, jumping = make_unet().eval(), make_unet().eval()
-    first = intaglio.attach(smooth, intaglio.SmoothScales(base="int4", num_nodes=4))
-    second = intaglio.attach(jumping, intaglio.TuneQDM(base="int4", num_intervals=4))
+    first = intaglio.attach(smooth, intaglio.SmoothScales(num_nodes=4), compute="float")
+    second = intaglio.attach(jumping, intaglio.TuneQDM(num_intervals=4), compute="float")
     torch.manual_seed(5)
     with torch.no_grad():
         for name, parameter in first.named_parameters().items():
@@ -81,7 +81,7 @@ def test_smooth_scales_equal_tuneqdm_at_the_nodes_and_go_over_in_between(batch):
 
 def attached(num_intervals=4, train=True):
     model = make_unet().train(train)
-    adapter = intaglio.attach(model, intaglio.TuneQDM(base="int4", num_intervals=num_intervals))
+    adapter = intaglio.attach(model, intaglio.TuneQDM(num_intervals=num_intervals), compute="float")
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in adapter.parameters():

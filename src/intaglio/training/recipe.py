@@ -173,7 +173,7 @@ class StepsSection(Section):
 
 class OptimizerSection(Section):
     name: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd", json_schema_extra={"flag": "optimizer"})
-    learning_rate: float | None = Field(None, gt=0, le=100, allow_inf_nan=False, description="[the method's]")
+    learning_rate: float | None = Field(None, gt=0, le=1e4, allow_inf_nan=False, description="[the method's]")
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
         "constant", description="course of the learning rate"
     )
