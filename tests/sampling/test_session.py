@@ -62,7 +62,7 @@ def test_prompts_that_are_encoded(pipeline):
     def noise(place, number):
         return torch.Generator().manual_seed(number)
 
-    drawn = list(Session(pipeline).draw([told], count=2, noise=noise, **CALL))
+    drawn = list(Session(pipeline).draw([told | CALL], count=2, noise=noise))
     repeated = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in told.items()}
     same(drawn, pipeline(**repeated, generator=[noise(0, 0), noise(0, 1)], **CALL).images)
     same(drawn, list(Session(pipeline).draw(["a cat"], 0, count=2, **CALL)))

@@ -34,7 +34,8 @@ MOST_NAME_BYTES = 180
 @click.option("--num_images", type=click.IntRange(1), default=1, show_default=True, help="images a prompt")
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="image i uses seed + i")
 @click.option("--num_inference_steps", type=click.IntRange(1, 1000), default=25, show_default=True)
-@click.option("--guidance_scale", type=float, default=5.0, show_default=True)
+@click.option("--guidance_scale", type=float, help="[the model family's]")
+@click.option("--resolution", type=click.IntRange(8, 16384), help="side in pixels [the adapter's, or the model's]")
 @click.option("--pretrained_model_name_or_path", "model", help="[the one that the adapter was trained on]")
 @click.option("--mixed_precision", type=click.Choice(["no", "fp16", "bf16"]), help="[the adapter's]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/images"), show_default=True)
@@ -45,14 +46,15 @@ def command(
     num_images: int,
     seed: int,
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance_scale: float | None,
+    resolution: int | None,
     model: str | None,
     mixed_precision: str | None,
     out: Path,
 ) -> None:
     """Draw one or many prompts, as single files and as a grid."""
     console = make_console()
-    if not math.isfinite(guidance_scale):
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
         raise UserError(f"guidance_scale must be a number, not {guidance_scale}")
     model, settings = _check(adapters, model)
     check_writable(out)
@@ -77,6 +79,7 @@ def command(
         "negative_prompt": negative_prompt,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
+        "side": resolution or settings.get("resolution"),
     }
     rows: list[list[Any]] = []
     labels = []

@@ -70,6 +70,7 @@ class Session:
         images_per_call: int | None = None,
         negative_prompt: str | None = None,
         guidance_scale: float | None = None,
+        side: int | None = None,
         **options: Any,
     ) -> Iterator[Image.Image]:
         """`count` images of each prompt, prompt after prompt, each as soon as its call of the pipeline is over.
@@ -78,29 +79,41 @@ class Session:
             seed: image `i` of each prompt begins with the noise of `seed + i`.
             noise: in place of `seed`.
             images_per_call: of the pipeline; None is `count`. On a CPU the last bits of an image may depend on it.
-            negative_prompt: what to avoid, in every image.
-            guidance_scale: by the name that the pipeline's family has for it; None is the pipeline's default.
+            negative_prompt, guidance_scale: of texts, by the names that the pipeline's family has for them. None is the
+                family's default.
+            side: of the images of texts, in pixels; None is the pipeline's default.
             options: of the pipeline, for example `num_inference_steps`.
         """
         noise = noise or seed_plus_number(seed)
         places = [(place, number) for place in range(len(prompts)) for number in range(count)]
         size = images_per_call or count
+        of_family = self._of_family(negative_prompt, guidance_scale, side)
         for start in range(0, len(places), size):
             part = places[start : start + size]
             arguments = _arguments([prompts[place] for place, _ in part])
-            negative = None if negative_prompt is None else [negative_prompt] * len(part)
-            arguments |= self._guidance(negative, guidance_scale)
+            if "prompt" in arguments:
+                arguments |= {k: [v] * len(part) if k == "negative_prompt" else v for k, v in of_family.items()}
             generators = [noise(place, number) for place, number in part]
             with _evaluating(self.denoiser):
                 images = self.pipeline(**arguments, generator=generators, **options).images
             yield from images
 
-    def _guidance(self, negative: list[str] | None, scale: float | None) -> dict[str, Any]:
+    def _of_family(self, negative_prompt: str | None, guidance_scale: float | None, side: int | None) -> dict[str, Any]:
+        """Guidance and size by the names that the pipeline's family has for them."""
         try:
             family = family_of_pipeline(type(self.pipeline).__name__)
         except UserError:  # none of ours: by the names that most pipelines have
-            return {k: v for k, v in {"negative_prompt": negative, "guidance_scale": scale}.items() if v is not None}
-        return family.call_arguments(negative, scale)
+            given = {
+                "negative_prompt": negative_prompt,
+                "guidance_scale": guidance_scale,
+                "height": side,
+                "width": side,
+            }
+            return {name: value for name, value in given.items() if value is not None}
+        if side is None:
+            return family.call_arguments(negative_prompt, guidance_scale)
+        family.check_side(self.pipeline, side)
+        return family.call_arguments(negative_prompt, guidance_scale) | family.size_arguments(side)
 
     def _has_shape_of(self, folder: Path) -> bool:
         assert self.adapter is not None
