@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 import intaglio
-from intaglio.adapters.file import find_file, read_header
+from intaglio.adapters.header import find_file, read_header
 from intaglio.cli.generate import command as generate
 from intaglio.cli.trace import command as trace
 from intaglio.diffusion.objective import ObjectiveOptions
@@ -20,8 +20,8 @@ from intaglio.errors import UserError
 from intaglio.families.registry import denoisers_of, family_of_pipeline
 from intaglio.methods.registry import METHODS
 from intaglio.training.batches import Batch
+from intaglio.training.loop import fit
 from intaglio.training.recipe import Recipe
-from intaglio.training.run import train
 from intaglio.training.step import Loss
 from tiny_pipelines import CAPTIONS, FLOWS, PIXELS, SIDES, make_pipeline, pipeline_of, realign
 
@@ -154,7 +154,7 @@ def test_train_and_the_lora_loads_in_plain_diffusers(name, folder_of, photos, tm
         num_validation_images=1,
         gradient_checkpointing=True,
     )
-    summary = train(made)
+    summary = fit(made)
     assert summary.loss_first > 0
     assert list((tmp_path / "out" / "samples").glob("*.png"))
     assert Image.open(next((tmp_path / "class").glob("*.png"))).width == SIDES.get(name, PIXELS)
@@ -196,10 +196,10 @@ def test_resume_goes_on_bit_for_bit(name, folder_of, photos, tmp_path):
     def run(out, **more):
         return Recipe.model_validate({**base, **changes, "output_dir": out, **more})
 
-    train(run(tmp_path / "whole"))
-    train(run(tmp_path / "part"))
+    fit(run(tmp_path / "whole"))
+    fit(run(tmp_path / "part"))
     shutil.rmtree(tmp_path / "part" / "checkpoint-2")
-    train(run(tmp_path / "part", resume_from_checkpoint="latest"))
+    fit(run(tmp_path / "part", resume_from_checkpoint="latest"))
     whole, part = (load_file(find_file(tmp_path / each)) for each in ("whole", "part"))
     torch.testing.assert_close(part, whole, rtol=0, atol=0)
 
