@@ -20,7 +20,7 @@ from intaglio.methods.registry import METHODS
 from intaglio.sampling.grid import contact_sheet
 from intaglio.study.draw import Drawing, draw
 from intaglio.study.evaluate import open_base
-from intaglio.study.manifest import load_manifest
+from intaglio.study.tasks.load import load_manifest
 from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.loop import fit
 from intaglio.training.recipe import Recipe

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "families": COMMON | {"kernels", "layers", "diffusion"},
     "data": COMMON,
     "checkpoints": COMMON | {"quantizers", "layers", "families"},
-    "metrics": COMMON | {"layers", "checkpoints", "data"},
+    "metrics": COMMON,
     "trace": COMMON | {"layers"},
     "accelerator": COMMON | {"trace"},
 }
@@ -34,7 +34,8 @@ MAY_IMPORT["sampling"] = TOP - {"metrics", "trace"}
 TOP = TOP | {"sampling"}
 MAY_IMPORT["training"] = TOP
 MAY_IMPORT["study"] = TOP | {"training"}
-MAY_IMPORT["cli"] = TOP | {"training", "study", "accelerator"}
+MAY_IMPORT["speed"] = TOP | {"training"}
+MAY_IMPORT["cli"] = TOP | {"training", "study", "speed", "accelerator"}
 
 
 def package_of(path: Path) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from intaglio.adapters.header import find_file
 from safetensors.torch import load_file
 
+from intaglio.adapters.header import find_file
 from intaglio.cli.show import Show, command_to_go_on
 from intaglio.errors import Problems, UserError
 from intaglio.events import Encoded, Finished, Loading, Planned, Saved, Stepped, Warned

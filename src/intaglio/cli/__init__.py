@@ -26,12 +26,13 @@ COMMANDS = {
     "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
-    "bench": "Time and memory of a training step on this machine.",
+    "speed": "Time and memory on this machine: a training step, an image, kernels.",
     "explore": "Search accelerator designs for a Pareto front.",
-    "bench_data": "Build the benchmark: subjects, families, objects, styles, from open packages.",
-    "evaluate": "Score an adapter on a task of the benchmark.",
-    "compare": "Methods over tasks and seeds: a table, plots, contact sheets.",
+    "study": "Quality: methods over tasks and seeds; a table, plots, contact sheets.",
+    "evaluate": "Score an adapter on a task of the study.",
 }
+RENAMED = {"bench": ("speed", "step"), "bench_data": ("study", None), "compare": ("study", "run")}
+"""Commands of 0.1 -> the group, and the command in it, that do the same now. They are not listed; 0.3 drops them."""
 
 
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "EFBIG")
@@ -44,9 +45,14 @@ class _LazyGroup(click.Group):
         return [name.replace("_", "-") for name in COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        name = cmd_name.replace("-", "_")
-        module = f"{name}_" if keyword.iskeyword(name) else name
-        return import_module(f"intaglio.cli.{module}").command if name in COMMANDS else None
+        module, inner = cmd_name.replace("-", "_"), None
+        if module in RENAMED:
+            module, inner = RENAMED[module]
+        if module not in COMMANDS:
+            return None
+        file = f"{module}_" if keyword.iskeyword(module) else module
+        found = import_module(f"intaglio.cli.{file}").command
+        return found if inner is None else found.get_command(ctx, inner)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from intaglio.errors import did_you_mean

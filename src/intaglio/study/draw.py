@@ -1,10 +1,10 @@
-"""Pictures for a score: their noise depends on the prompt's place and the picture's number, never on the method."""
+"""Images for a score: their noise depends on the prompt's place and the image's number, never on the method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -14,17 +14,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 16
-ItemT = TypeVar("ItemT")
 
 
 class Drawing(StrictModel):
-    """How pictures are drawn; equal for all that is compared."""
+    """How images are drawn; equal for all that is compared."""
 
     num_prompts: int | None = Field(
         default=None, ge=1, description="prompts of a task, evenly spread over its set [all]"
     )
-    images_per_prompt: int = Field(default=4, ge=1, description="pictures a prompt")
-    num_unrelated: int = Field(default=8, ge=0, description="unrelated prompts, one picture each, for drift")
+    images_per_prompt: int = Field(default=4, ge=1, description="images a prompt")
+    num_unrelated: int = Field(default=8, ge=0, description="unrelated prompts, one image each, for drift")
     num_inference_steps: int = Field(default=25, ge=1)
     guidance_scale: float = 5.0
     seed: int = Field(default=0, ge=0, description="of the noise")
@@ -44,10 +43,3 @@ def draw(pipeline: Any, texts: Sequence[str], count: int, drawing: Drawing, stre
         guidance_scale=drawing.guidance_scale,
     )
     return [list(islice(images, count)) for _ in texts]
-
-
-def spread(items: Sequence[ItemT], count: int | None) -> list[ItemT]:
-    """`count` of the items at even distances, all when None or when there are no more."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
