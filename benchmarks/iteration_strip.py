@@ -17,7 +17,7 @@ from intaglio.checkpoints.load import denoiser_of
 from intaglio.config import build
 from intaglio.files import write_atomic
 from intaglio.methods.registry import METHODS
-from intaglio.metrics.grid import contact_sheet
+from intaglio.sampling.grid import contact_sheet
 from intaglio.study.draw import Drawing, draw
 from intaglio.study.evaluate import open_base
 from intaglio.study.tasks.load import load_manifest

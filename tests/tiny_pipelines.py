@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -13,6 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
+CAPTIONS = ["a red cat on a mat", "a dog"]
+"""Of different lengths."""
 PIXELS = 16
 """Height and width of their pictures: 8 x 8 latents."""
 TEXT_TOKENS = 16
@@ -202,7 +205,7 @@ def _make_sd3() -> Any:
     )
 
 
-def _make_flux() -> Any:
+def _make_flux(**changes: Any) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     transformer = FluxTransformer2DModel(
@@ -215,6 +218,7 @@ def _make_flux() -> Any:
         joint_attention_dim=24,
         pooled_projection_dim=24,
         axes_dims_rope=(2, 2, 4),
+        **changes,
     )
     return FluxPipeline(
         tokenizer=tiny_clip_tokenizer(),
@@ -534,3 +538,13 @@ MAKERS = {
     "pixart": _make_pixart,
     "sana": _make_sana,
 }
+
+FLOWS = ("sd3", "flux", "flux2-klein", "z-image", "qwen-image", "krea2", "sana")
+SIDES = {"sana": 32}
+"""Height and width of images where `PIXELS` does not fit."""
+
+
+@functools.cache
+def pipeline_of(name: str) -> Any:
+    """One for all tests that leave it as it is."""
+    return make_pipeline(name)

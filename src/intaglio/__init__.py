@@ -26,6 +26,7 @@ _HOMES = {
     "Method": "methods.base",
     "Peqa": "methods.peqa",
     "QLora": "methods.qlora",
+    "Recipe": "training.recipe",
     "QuantizedLora": "methods.int8_lora",  # the name of Int8Lora in version 0.1.0
     "Int8Lora": "methods.int8_lora",
     "ScaledLora": "methods.scaled_lora",
@@ -33,11 +34,13 @@ _HOMES = {
     "TuneQDM": "methods.tuneqdm",
     "UserError": "errors",
     "attach": "adapters.attach",
+    "fit": "training.loop",
     "load_adapter": "adapters.attach",
     "load_pipeline": "checkpoints.load",
     "quantize_pipeline": "checkpoints.quantize",
     "register": "runtime.registration",
     "register_family": "families.registry",
+    "train": "training.loop",
     "tune_allocator": "runtime.memory",
 }
 __all__ = [
@@ -51,16 +54,19 @@ __all__ = [
     "Method",
     "Peqa",
     "QLora",
+    "Recipe",
     "ScaledLora",
     "SmoothScales",
     "TuneQDM",
     "UserError",
     "attach",
+    "fit",
     "load_adapter",
     "load_pipeline",
     "quantize_pipeline",
     "register",
     "register_family",
+    "train",
     "tune_allocator",
 ]
 
@@ -100,3 +106,5 @@ if TYPE_CHECKING:
     from intaglio.quantizers.base import Base
     from intaglio.runtime.memory import tune_allocator
     from intaglio.runtime.registration import register
+    from intaglio.training.loop import fit, train
+    from intaglio.training.recipe import Recipe

@@ -51,6 +51,14 @@ def write_new(path: Path, write: Callable[[Path], None]) -> Path:
     return free
 
 
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write a byte into it, before hours of work that will be written there; raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(prefix=_MARK, dir=folder) as file:
+        file.write(b"1")
+        file.flush()
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well.

@@ -17,7 +17,7 @@ from intaglio.families.registry import denoisers_of
 from intaglio.layers.geometry import geometry_of
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
-from intaglio.layers.names import adapter_layers, find_layers, is_kept, match_targets, replace
+from intaglio.layers.names import EVERY_LAYER, adapter_layers, find_layers, is_kept, match_targets, replace
 from intaglio.layers.quantize_model import BaseRecord, base_format, base_record, layers_to_quantize, quantize_model
 from intaglio.layers.timesteps import TimestepContext, install_hook
 from intaglio.methods.base import Method
@@ -140,6 +140,8 @@ def _check(model: nn.Module, settled: Settled, targets: Sequence[str] | None) ->
     layers = dict(find_layers(model))
     wanted = settled.method.default_targets if targets is None else targets
     chosen = match_targets(list(layers), denoisers_of(model).spell_out(wanted))
+    if settled.method.low_rank and (wanted is None or list(wanted) == [EVERY_LAYER]):
+        chosen = [name for name in chosen if getattr(layers[name], "groups", 1) == 1]
     for name in chosen:
         geometry_of(layers[name], name)
     if settled.base is not None and _present(model) is None:

@@ -82,4 +82,4 @@ def empty_inputs(model: nn.Module, shape: Shape, resolution: int, batch_size: in
         raise UserError(f"{shape.name} takes images of a multiple of {multiple} pixels, not {resolution}")
     side = resolution // shape.pixels_per_latent
     inputs = family.empty_inputs(config, side=side, batch=batch_size, text_tokens=shape.text_tokens)
-    return {"return_dict": False, "timestep": torch.empty(batch_size, device="meta")} | inputs
+    return {"return_dict": False, family.time_argument: torch.empty(batch_size, device="meta")} | inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -174,17 +175,15 @@ def _in_words(found: dict[str, float]) -> str:
 
 def _draw(pipeline: Any, task: Any, seed: int, path: Path, title: str) -> dict[str, list[Any]]:
     """Images of each background colour, and their sheet; the same noise before and after."""
-    from intaglio.cli.generate import draw_images
     from intaglio.files import write_atomic
-    from intaglio.metrics.grid import contact_sheet
+    from intaglio.sampling.grid import contact_sheet
+    from intaglio.sampling.session import Session
 
-    pipeline.set_progress_bar_config(disable=True)
-    images = {
-        colour: draw_images(
-            pipeline, prompt, IMAGES_PER_PROMPT, seed, num_inference_steps=25, guidance_scale=GUIDANCE_SCALE
-        )
-        for colour, prompt in task.prompts().items()
-    }
-    sheet = contact_sheet(list(images.values()), row_labels=list(task.prompts().values()), title=title)
+    prompts = task.prompts()
+    drawn = Session(pipeline).draw(
+        list(prompts.values()), seed, count=IMAGES_PER_PROMPT, num_inference_steps=25, guidance_scale=GUIDANCE_SCALE
+    )
+    images = {colour: list(islice(drawn, IMAGES_PER_PROMPT)) for colour in prompts}
+    sheet = contact_sheet(list(images.values()), row_labels=list(prompts.values()), title=title)
     write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG"))
     return images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 from intaglio.cli import SETTINGS
 from intaglio.cli.console import make_console, quiet_libraries
 from intaglio.errors import Problems, UserError
+from intaglio.files import check_writable, write_new
 
 EPILOG = """\b
 Examples:
@@ -18,7 +20,11 @@ Examples:
   intaglio generate --adapter out/dog --adapter out/style --prompt "a red car" --prompt "a cup" --seed 3
   intaglio generate --prompt "a noto emoji of a red apple"          (the base alone)
 
-Several adapters share one base, which is loaded once; the time of each switch is printed."""
+Several adapters share one base, which is loaded once; the time of each switch is printed. No image is overwritten."""
+
+
+MOST_NAME_BYTES = 180
+"""Of 255 that a file's name may have: the seed, a number and the temporary name come on top."""
 
 
 @click.command(name="generate", context_settings=SETTINGS, epilog=EPILOG)
@@ -26,9 +32,10 @@ Several adapters share one base, which is loaded once; the time of each switch i
 @click.option("--prompt", "prompts", multiple=True, required=True, help="what to draw; may be given several times")
 @click.option("--negative_prompt", help="what to avoid")
 @click.option("--num_images", type=click.IntRange(1), default=1, show_default=True, help="images a prompt")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="image i uses seed + i")
-@click.option("--num_inference_steps", type=click.IntRange(1), default=25, show_default=True)
-@click.option("--guidance_scale", type=float, default=5.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="image i uses seed + i")
+@click.option("--num_inference_steps", type=click.IntRange(1, 1000), default=25, show_default=True)
+@click.option("--guidance_scale", type=float, help="[the model family's]")
+@click.option("--resolution", type=click.IntRange(8, 16384), help="side in pixels [the adapter's, or the model's]")
 @click.option("--pretrained_model_name_or_path", "model", help="[the one that the adapter was trained on]")
 @click.option("--mixed_precision", type=click.Choice(["no", "fp16", "bf16"]), help="[the adapter's]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/images"), show_default=True)
@@ -39,18 +46,21 @@ def command(
     num_images: int,
     seed: int,
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance_scale: float | None,
+    resolution: int | None,
     model: str | None,
     mixed_precision: str | None,
     out: Path,
 ) -> None:
     """Draw one or many prompts, as single files and as a grid."""
     console = make_console()
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise UserError(f"guidance_scale must be a number, not {guidance_scale}")
     model, settings = _check(adapters, model)
+    check_writable(out)
 
-    from intaglio.adapters.attach import load_adapter
-    from intaglio.checkpoints.load import denoiser_of, load_pipeline
-    from intaglio.metrics.grid import contact_sheet
+    from intaglio.checkpoints.load import load_pipeline
+    from intaglio.sampling.session import Session
     from intaglio.training.prepare import DTYPES
 
     quiet_libraries()
@@ -59,52 +69,61 @@ def command(
     if trained_with is not None and precision != trained_with:
         console.print(
             f"note: trained with mixed_precision={trained_with}, drawn with {precision}: "
-            "pictures may differ slightly from the validation pictures"
+            "images may differ slightly from the validation images"
         )
     began = time.perf_counter()
     pipeline = load_pipeline(model, torch_dtype=DTYPES[precision], quantize_to=settings.get("base_format"))
-    pipeline.to(_device())
-    pipeline.set_progress_bar_config(disable=True)
+    session = Session(pipeline.to(_device()))
     console.print(f"loaded {model} in {time.perf_counter() - began:.1f} s")
     call = {
         "negative_prompt": negative_prompt,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
+        "side": resolution or settings.get("resolution"),
     }
-    rows: list[Any] = []
+    rows: list[list[Any]] = []
     labels = []
-    handle = None
-    denoiser = denoiser_of(pipeline)[1]
     for adapter in adapters or (None,):
         if adapter is not None:
             began = time.perf_counter()
-            handle = _switch(handle, denoiser, adapter, load_adapter)
+            session.put(adapter)
             console.print(f"switched to {adapter} in {1000 * (time.perf_counter() - began):.0f} ms")
+        name = "base" if adapter is None else adapter.resolve().name
         for prompt in prompts:
-            began = time.perf_counter()
-            images = draw_images(pipeline, prompt, num_images, seed, **call)
-            seconds = (time.perf_counter() - began) / num_images
-            name = "base" if adapter is None else adapter.name
-            paths = _save(images, out, name, prompt, seed)
-            console.print(f"{prompt!r}: {seconds:.1f} s an image, {paths[0]}" + (" ..." if num_images > 1 else ""))
-            rows.append(images)
+            rows.append(_draw(session, console, name, prompt, num_images, seed, out, call))
             labels.append(prompt if len(adapters) < 2 else f"{name}: {prompt}")
-    sheet = out / "grid.png"
-    contact_sheet(rows, row_labels=labels).save(sheet)
-    console.print(f"grid: {sheet}")
+    console.print(f"grid: {_save_grid(rows, labels, out)}", soft_wrap=True)
 
 
-def draw_images(pipeline: Any, prompt: str, count: int, seed: int, **call: Any) -> list[Any]:
-    """Images of one prompt; image `i` depends on `seed + i` alone, not on `count`."""
-    import torch
+def _draw(
+    session: Any, console: Any, name: str, prompt: str, count: int, seed: int, out: Path, call: dict[str, Any]
+) -> list[Any]:
+    """Draw the images of one prompt, each saved as soon as it is there."""
+    began = time.perf_counter()
+    images, paths = [], []
+    for number, image in enumerate(session.draw([prompt], seed, count=count, **call)):
+        images.append(image)
+        paths.append(_save(image, out / f"{_name(name, prompt)}-{seed + number}.png"))
+    seconds = (time.perf_counter() - began) / count
+    console.print(f"{prompt!r}: {seconds:.1f} s an image, {paths[0]}" + (" ..." if count > 1 else ""), soft_wrap=True)
+    return images
 
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    return pipeline([prompt] * count, generator=generators, **_per_image(call, count)).images
+
+def _name(adapter: str, prompt: str) -> str:
+    """Of a file: the adapter and the prompt, as far as a file's name goes."""
+    slug = "".join(c if c.isalnum() else "-" for c in prompt.lower())[:60].strip("-")
+    return f"{adapter[:60]}-{slug}".encode()[:MOST_NAME_BYTES].decode(errors="ignore")
 
 
-def _per_image(call: dict[str, Any], count: int) -> dict[str, Any]:
-    negative = call.get("negative_prompt")
-    return {**call, "negative_prompt": None if negative is None else [negative] * count}
+def _save(image: Any, path: Path) -> Path:
+    """Under a name of its own: what is there stays."""
+    return write_new(path, lambda temporary: image.save(temporary, format="PNG"))
+
+
+def _save_grid(rows: list[list[Any]], labels: list[str], out: Path) -> Path:
+    from intaglio.sampling.grid import contact_sheet
+
+    return _save(contact_sheet(rows, row_labels=labels), out / "grid.png")
 
 
 def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str, Any]]:
@@ -142,35 +161,6 @@ def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str
         raise Problems("nothing can be drawn", problems)
     assert model is not None
     return model, settings
-
-
-def _switch(handle: Any, denoiser: Any, adapter: Path, load_adapter: Any) -> Any:
-    """Put `adapter` on: by copying values where the one before has the same shape, else by attaching anew."""
-    from intaglio.adapters.header import read_header
-
-    header = read_header(adapter)
-    if handle is not None:
-        same = header is not None and (header.method, header.options, header.layers) == (
-            handle.method.name,
-            handle.header().options,
-            handle.layers,
-        )
-        if same:
-            handle.load(adapter)
-            return handle
-        handle.detach()
-    return load_adapter(denoiser, adapter)
-
-
-def _save(images: list[Any], out: Path, name: str, prompt: str, seed: int) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    slug = "".join(c if c.isalnum() else "-" for c in prompt.lower())[:60].strip("-")
-    paths = []
-    for number, image in enumerate(images):
-        path = out / f"{name}-{slug}-{seed + number}.png"
-        image.save(path)
-        paths.append(path)
-    return paths
 
 
 def _device() -> str:

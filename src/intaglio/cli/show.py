@@ -35,6 +35,10 @@ class Show:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Of the bar; what was printed stays."""
         if self._progress is not None:
             self._progress.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,15 @@ def command(recipe_file: Path | None, hardware: str | None, **options: Any) -> N
     from intaglio.training.summary import generate_command, summary_rows
 
     quiet_libraries()
+    began = time.time()
     with Show(console) as show:
         try:
             summary = fit(recipe, show)
         except BaseException:
-            if show.step and list_checkpoints(recipe.output.output_dir):
-                console.print(f"Ended after step {show.step} of {show.steps}. Go on with:")
+            newest = list_checkpoints(recipe.output.output_dir)[-1:]
+            if newest and newest[0].stat().st_mtime >= began and not show.quiet:
+                show.stop()
+                console.print(f"{newest[0]} is what was trained. Go on with:", soft_wrap=True)
                 console.print(command_to_go_on(sys.argv[1:]), soft_wrap=True, markup=False, highlight=False)
             raise
     if design is not None:

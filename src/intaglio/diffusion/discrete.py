@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ class Discrete(ABC):
 
     name: ClassVar[str]
 
-    alphas_cumprod: Tensor
+    alphas_cumprod: Tensor = field(repr=False)
     """float32 (T,) on the CPU: alpha_bar of each step."""
     snr_gamma: float | None = None
     """Min-SNR weights (Hang et al. 2023): the SNR is capped at gamma. None: all weights are 1."""

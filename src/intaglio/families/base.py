@@ -7,7 +7,8 @@ object without state, in one file; `intaglio.register_family` adds one from outs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -40,6 +41,8 @@ class Denoisers(ABC):
     the weights, every other layer depends on them, and their inputs have the widest ranges."""
     time: ClassVar[TimeConvention]
     """What the denoiser is called with for a time."""
+    time_argument: ClassVar[str] = "timestep"
+    """The name of the argument that it is called with."""
     shapes: ClassVar[tuple[Shape, ...]] = ()
     """Configurations of published checkpoints, for what depends on shapes alone."""
     text_tokens: ClassVar[int] = 77
@@ -76,6 +79,8 @@ class Family(Denoisers):
     """Names of their classes in diffusers."""
     single_files: ClassVar[Mapping[str, str]] = {}
     """diffusers' own name for what a single file holds -> the pipeline for it."""
+    sample_guidance: ClassVar[float | None] = None
+    """Of images that are drawn; None is the pipeline's own default."""
 
     @abstractmethod
     def objective(self, pipeline: Any, options: ObjectiveOptions, side: int) -> Objective:
@@ -120,17 +125,26 @@ class Family(Denoisers):
             guidance: of models that are told one; None is the family's default.
         """
 
+    def size_arguments(self, side: int) -> dict[str, Any]:
+        """Arguments of the pipeline's call for square images of `side` pixels."""
+        return {"height": side, "width": side}
+
     def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
         """Arguments of the pipeline's call for prompts that are encoded; `empty` is the empty prompt, for guidance."""
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = self.size_arguments(side)
         for key, value in conditioning.items():
             arguments[key], arguments[f"negative_{key}"] = value, empty[key]
         return arguments
 
-    def call_arguments(self, negative_prompt: list[str] | None, guidance_scale: float | None) -> dict[str, Any]:
-        """Arguments of the pipeline's call for prompts as words; None is the pipeline's own default."""
+    def call_arguments(self, negative_prompt: str | None, guidance_scale: float | None) -> dict[str, Any]:
+        """Arguments of the pipeline's call for prompts as words; None is the default."""
+        guidance_scale = self.sample_guidance if guidance_scale is None else guidance_scale
         given = {"negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
         return {key: value for key, value in given.items() if value is not None}
+
+    def prior_pipeline(self, pipeline: Any, side: int) -> Callable[..., Any]:
+        """The pipeline that draws class images of `side` pixels, called with prompts and generators."""
+        return partial(pipeline, **self.size_arguments(side))
 
     def resolution(self, pipeline: Any) -> int:
         """The side in pixels that the model was trained at."""

@@ -73,7 +73,7 @@ class Flux(Family):
         return unpack(tokens, height, width)
 
     def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return {**conditioning, "height": side, "width": side}
+        return {**conditioning, **self.size_arguments(side)}
 
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
         tokens = (side // 2) ** 2

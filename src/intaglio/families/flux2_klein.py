@@ -102,10 +102,7 @@ class Flux2Klein(Family):
         )[0]
         return tokens.transpose(1, 2).reshape(x_t.shape)
 
-    def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {"height": side, "width": side}
-
-    def call_arguments(self, negative_prompt: list[str] | None, guidance_scale: float | None) -> dict[str, Any]:
+    def call_arguments(self, negative_prompt: str | None, guidance_scale: float | None) -> dict[str, Any]:
         if negative_prompt is not None:
             raise UserError("FLUX.2 klein takes no negative prompt: its pipeline has no argument for one")
         return super().call_arguments(None, guidance_scale)

@@ -76,9 +76,6 @@ class Krea2(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {"height": side, "width": side}
-
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
         tokens = (side // 2) ** 2
         return {

@@ -71,14 +71,11 @@ class PixArt(Family):
         )[0]
         return predicted[:, : x_t.shape[1]]
 
+    def size_arguments(self, side: int) -> dict[str, Any]:
+        return {"height": side, "width": side, "use_resolution_binning": False}
+
     def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {
-            "prompt": None,
-            "negative_prompt": None,
-            "height": side,
-            "width": side,
-            "use_resolution_binning": False,
-        }
+        return super().sample_arguments(conditioning, empty, side) | {"negative_prompt": None}
 
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
         extra = {"resolution": empty(batch, 2), "aspect_ratio": empty(batch, 1)}

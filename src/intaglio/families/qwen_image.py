@@ -67,10 +67,7 @@ class QwenImage(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {"height": side, "width": side}
-
-    def call_arguments(self, negative_prompt: list[str] | None, guidance_scale: float | None) -> dict[str, Any]:
+    def call_arguments(self, negative_prompt: str | None, guidance_scale: float | None) -> dict[str, Any]:
         """Guidance by a second call, which the pipeline makes only where it is given a negative prompt."""
         found: dict[str, Any] = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
         return found if guidance_scale is None else {**found, "true_cfg_scale": guidance_scale}

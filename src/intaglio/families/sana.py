@@ -11,6 +11,7 @@ from torch import Tensor
 from intaglio.diffusion.flow import flow_objective
 from intaglio.diffusion.objective import Objective, ObjectiveOptions
 from intaglio.diffusion.time import Scaled
+from intaglio.errors import UserError
 from intaglio.families.base import Conditioning, Family, empty
 from intaglio.families.shape import Shape
 
@@ -24,9 +25,6 @@ class Sana(Family):
     time = Scaled(1000)
     text_tokens = 300
     shapes = (Shape("sana", "SanaTransformer2DModel", {}, 1024, pixels_per_latent=32, text_tokens=300),)
-
-    def side_multiple(self, config: Any) -> int:
-        return config["patch_size"]
 
     def objective(self, pipeline: Any, options: ObjectiveOptions, side: int) -> Objective:
         return flow_objective(
@@ -62,13 +60,19 @@ class Sana(Family):
             return_dict=False,
         )[0]
 
+    def side_multiple(self, config: Any) -> int:
+        return config["patch_size"]
+
+    def check_side(self, pipeline: Any, side: int) -> None:
+        """The pipeline asks for 32 pixels, whatever its autoencoder and patches are."""
+        if side % 32:
+            raise UserError(f"resolution {side}: Sana takes sides of a multiple of 32 pixels")
+
+    def size_arguments(self, side: int) -> dict[str, Any]:
+        return {"height": side, "width": side, "use_resolution_binning": False}
+
     def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {
-            "negative_prompt": None,
-            "height": side,
-            "width": side,
-            "use_resolution_binning": False,
-        }
+        return super().sample_arguments(conditioning, empty, side) | {"negative_prompt": None}
 
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
         return {

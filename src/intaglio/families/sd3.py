@@ -91,9 +91,6 @@ class StableDiffusion3(Family):
             return_dict=False,
         )[0]
 
-    def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
-        return super().sample_arguments(conditioning, empty, side) | {"height": side, "width": side}
-
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
         return {
             "hidden_states": empty(batch, config.in_channels, side, side),

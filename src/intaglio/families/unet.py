@@ -7,7 +7,7 @@ from typing import Any
 from intaglio.diffusion.ddpm import ddpm_objective
 from intaglio.diffusion.objective import Objective, ObjectiveOptions
 from intaglio.diffusion.time import Steps
-from intaglio.families.base import Family, empty
+from intaglio.families.base import Conditioning, Family, empty
 
 
 class UNetFamily(Family):
@@ -15,9 +15,17 @@ class UNetFamily(Family):
     component = "unet"
     keep_float = ("conv_in", "conv_out", "time_embedding", "add_embedding", "class_embedding", "time_proj")
     time = Steps(1000)
+    sample_guidance = 5.0
 
     def objective(self, pipeline: Any, options: ObjectiveOptions, side: int) -> Objective:
         return ddpm_objective(pipeline.scheduler, options)
+
+    def sample_arguments(self, conditioning: Conditioning, empty: Conditioning, side: int) -> dict[str, Any]:
+        """In the side that the U-Net says it was trained at."""
+        arguments: dict[str, Any] = {}
+        for key, value in conditioning.items():
+            arguments[key], arguments[f"negative_{key}"] = value, empty[key]
+        return arguments
 
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:
         found: dict[str, Any] = {

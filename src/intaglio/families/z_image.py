@@ -20,6 +20,7 @@ class ZImage(Family):
     denoisers = ("ZImageTransformer2DModel",)
     keep_float = ("all_x_embedder", "cap_embedder", "t_embedder", "all_final_layer")
     time = Reversed()
+    time_argument = "t"
     shared_layers = ("cap_embedder",)
     text_tokens = 512
     shapes = (Shape("z-image", "ZImageTransformer2DModel", {}, 1024, text_tokens=512),)
@@ -58,8 +59,7 @@ class ZImage(Family):
         return {
             "prompt_embeds": _rows(conditioning),
             "negative_prompt_embeds": _rows(empty),
-            "height": side,
-            "width": side,
+            **self.size_arguments(side),
         }
 
     def empty_inputs(self, config: Any, *, side: int, batch: int, text_tokens: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.timesteps import TimestepContext
@@ -25,6 +25,11 @@ class AdapterLayer(FixedDtype, ABC):
         if name in _SIZES:
             return getattr(self.base, name)
         return super().__getattr__(name)
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the base: some denoisers of diffusers ask a layer for the dtype of its weight."""
+        return self.base.weight
 
 
 class MergeableLayer(AdapterLayer):

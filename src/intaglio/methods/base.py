@@ -45,6 +45,8 @@ class Method(ABC):
     """Whether the base is quantized."""
     default_targets: ClassVar[tuple[str, ...] | None]
     """What is trained by default: suffixes of names, "attention" for the family's, None for every Linear and Conv2d."""
+    low_rank: ClassVar[bool] = False
+    """Whether it puts a LoRA beside each layer: "every layer" leaves out convolutions in groups then."""
     trains_rest: ClassVar[bool] = False
     """Whether norms, embeddings and the like are trained too."""
     default_base: ClassVar[str] = "int4"

@@ -46,6 +46,7 @@ class Int8Lora(Method):
     needs_base = True
     default_targets = None
     integer_only = True
+    low_rank = True
     learning_rate = 1e-3
 
     def check_base(self, format: Format) -> None:

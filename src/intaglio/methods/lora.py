@@ -24,6 +24,7 @@ class Lora(Method):
     summary = "a low-rank adapter beside each float weight"
     needs_base = False
     default_targets = ATTENTION_TARGETS
+    low_rank = True
     learning_rate = 1e-3
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:

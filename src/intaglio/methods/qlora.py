@@ -24,6 +24,7 @@ class QLora(Method):
     summary = "a low-rank adapter beside each quantized weight"
     needs_base = True
     default_targets = ATTENTION_TARGETS
+    low_rank = True
     learning_rate = 1e-3
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.files import write_atomic, write_text_atomic
-from intaglio.metrics.grid import contact_sheet
+from intaglio.sampling.grid import contact_sheet
 from intaglio.study import plots, table
 from intaglio.study.experiment import Experiment
 from intaglio.study.rows import Row, newest, read_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -31,16 +32,14 @@ class Drawing(StrictModel):
 def draw(pipeline: Any, texts: Sequence[str], count: int, drawing: Drawing, stream: str) -> list[list[Image.Image]]:
     """`count` images of each text. `stream` keeps the noise of unlike uses apart."""
     from intaglio.data.noise import step_generator  # imports torch, which `--help` does without
+    from intaglio.sampling.session import Session
 
-    jobs = [(place, number) for place in range(len(texts)) for number in range(count)]
-    images: list[Image.Image] = []
-    for start in range(0, len(jobs), BATCH):
-        part = jobs[start : start + BATCH]
-        generators = [step_generator(drawing.seed, place, number, stream) for place, number in part]
-        images += pipeline(
-            [texts[place] for place, _ in part],
-            generator=generators,
-            num_inference_steps=drawing.num_inference_steps,
-            guidance_scale=drawing.guidance_scale,
-        ).images
-    return [images[place * count : (place + 1) * count] for place in range(len(texts))]
+    images = Session(pipeline).draw(
+        texts,
+        count=count,
+        noise=lambda place, number: step_generator(drawing.seed, place, number, stream),
+        images_per_call=BATCH,
+        num_inference_steps=drawing.num_inference_steps,
+        guidance_scale=drawing.guidance_scale,
+    )
+    return [list(islice(images, count)) for _ in texts]

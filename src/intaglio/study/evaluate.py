@@ -14,11 +14,11 @@ from PIL import Image
 from intaglio.errors import UnknownChoice
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder, load_text_encoder
 from intaglio.metrics.encoders.protocol import TextEncoder
-from intaglio.metrics.grid import contact_sheet
 from intaglio.metrics.prompt import PIXELS
 from intaglio.metrics.registry import measure, metrics
 from intaglio.metrics.scores import spread
 from intaglio.metrics.shown import Shown
+from intaglio.sampling.grid import contact_sheet
 from intaglio.study.draw import Drawing, draw
 from intaglio.study.show import show
 from intaglio.study.tasks.load import load_manifest

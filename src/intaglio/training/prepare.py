@@ -230,7 +230,7 @@ def _prior_source(recipe: Recipe, pipeline: Any, family: Family, resolution: int
     assert recipe.data.class_prompt is not None
     if rank == 0 and missing_prior_images(recipe.data.class_data_dir, recipe.data.num_class_images):
         generate_prior_images(
-            pipeline,
+            family.prior_pipeline(pipeline, resolution),
             recipe.data.class_data_dir,
             recipe.data.class_prompt,
             recipe.data.num_class_images,

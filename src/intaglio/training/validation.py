@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from intaglio.data.noise import step_generator
 from intaglio.families.base import Conditioning, Family
 from intaglio.files import write_atomic
-from intaglio.metrics.grid import contact_sheet
+from intaglio.sampling.grid import contact_sheet
+from intaglio.sampling.session import Session
 
 
 def draw(
@@ -23,27 +25,22 @@ def draw(
     Args:
         side: in pixels, of families whose pipelines do not know their own.
     """
-    denoiser: nn.Module = getattr(pipeline, family.component)
-    was_training = denoiser.training
-    denoiser.eval()
     device, dtype = pipeline.vae.device, pipeline.vae.dtype
-    *prompts, empty = embeddings
-    rows = []
-    for prompt in prompts:
-        told, nothing = (_repeat(each, count, device, dtype) for each in (prompt, empty))
-        arguments = family.sample_arguments(told, nothing, side)
-        generators = [step_generator(seed, 0, i, "validation") for i in range(count)]
-        with torch.no_grad():
-            rows.append(pipeline(generator=generators, **{"num_inference_steps": 25, **arguments}).images)
-    denoiser.train(was_training)
-    return rows
+    *prompts, empty = (_moved(each, device, dtype) for each in embeddings)
+    told = [family.sample_arguments(prompt, empty, side) for prompt in prompts]
+    told = [{"num_inference_steps": 25, **each} for each in told]
+    images = Session(pipeline).draw(told, count=count, noise=partial(_noise, seed))
+    return [list(islice(images, count)) for _ in prompts]
 
 
-def _repeat(conditioning: Conditioning, count: int, device: torch.device, dtype: torch.dtype) -> Conditioning:
+def _noise(seed: int, place: int, number: int) -> torch.Generator:
+    """The same for every prompt and at every step."""
+    return step_generator(seed, 0, number, "validation")
+
+
+def _moved(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> Conditioning:
     return {
-        key: value.to(device, dtype if value.is_floating_point() else value.dtype).repeat(
-            count, *([1] * (value.ndim - 1))
-        )
+        key: value.to(device, dtype if value.is_floating_point() else value.dtype)
         for key, value in conditioning.items()
     }
 

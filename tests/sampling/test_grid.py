@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from intaglio.metrics.grid import _wrap, contact_sheet, fit
+from intaglio.sampling.grid import _wrap, contact_sheet, fit
 
 
 def plain(colour, size=(64, 64)):
