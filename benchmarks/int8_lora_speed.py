@@ -20,7 +20,8 @@ from torch import nn
 from intaglio.cli.bench import processor
 from intaglio.kernels.binding import path_in_use
 from intaglio.layers.frozen import quantize_layer
-from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.quantizers.formats import parse_format
 
@@ -37,7 +38,7 @@ METHODS: dict[str, IntegerArithmetic | None] = {
 def layer_of(how: IntegerArithmetic | None, channels: int, base: str) -> nn.Module:
     torch.manual_seed(0)
     frozen = quantize_layer(nn.Linear(channels, channels).bfloat16(), parse_format(base), "absmax")
-    frozen.integer_gemms = ("output", "grad_input")
+    frozen.compute = "integer"
     layer = LowRankLayer(frozen, 16, 16.0) if how is None else Int8LoraLayer(frozen, 16, 16.0, how)
     with torch.no_grad():
         layer.lora_b.copy_(0.02 * torch.randn(layer.lora_b.shape))

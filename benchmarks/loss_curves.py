@@ -26,7 +26,6 @@ from intaglio.cli.bench import processor
 from intaglio.kernels.binding import path_in_use
 from intaglio.metrics.subject import sample_cat
 
-GEMMS = ("output", "grad_input")
 PRECISIONS = {"no": "float32", "bf16": "bfloat16"}
 FILE = Path(__file__).parent / "results" / "loss_curves.md"
 WINDOW = 10
@@ -78,7 +77,7 @@ def main() -> None:
         f"kernels: {path_in_use()}, torch {torch.__version__}.",
         "",
         f"{task.steps} steps of {task.batch_size} pictures of the embedded base in {arguments.base}, seed {task.seed}; "
-        f"integer: `integer_gemms={GEMMS}`. |difference| / loss, mean over the steps. Yardstick: float compute in "
+        f"integer: `compute=integer`. |difference| / loss, mean over the steps. Yardstick: float compute in "
         "bfloat16 against float compute in float32.",
         "",
         "| run against its twin | all steps | first tenth | last tenth | loss on the fixed set | the twin's |",
@@ -95,7 +94,7 @@ def main() -> None:
     for precision in arguments.precisions.split(","):
         for method in arguments.methods.split(","):
             options = {"method": method, "base": arguments.base, "mixed_precision": precision}
-            floats, integers = (run(task, **options, integer_gemms=gemms) for gemms in ((), GEMMS))
+            floats, integers = (run(task, **options, compute=how) for how in ("float", "integer"))
             title = f"{method}, {PRECISIONS[precision]}"
             curves[title] = (integers[0], floats[0])
             plot(curves)

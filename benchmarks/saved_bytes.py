@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from intaglio.cli.bench import MIB
 from intaglio.cli.contestants import CONTESTANTS, MODELS, new_unet
-from intaglio.layers.model import return_memory
+from intaglio.runtime.memory import return_memory
 
 METHODS = ("peft-bf16", "qlora-int", "int8_lora-int4", "peqa-int", "tuneqdm-int")
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

@@ -156,7 +156,7 @@ def test_a_lora_of_another_program_is_attached(tmp_path, batch):
         layer.lora_b *= 7 / 0.5
     assert read_header(path) is None
     other = make_unet().eval()
-    from intaglio.layers.model import BaseRecord, quantize_model
+    from intaglio.layers.quantize_model import BaseRecord, quantize_model
 
     quantize_model(other, adapter.header().base or BaseRecord())
     loaded = intaglio.load_adapter(other, tmp_path)

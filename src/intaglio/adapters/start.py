@@ -15,7 +15,8 @@ from intaglio.adapters.header import find_file
 from intaglio.adapters.state import AdapterState, ComponentState, LowRank, Names
 from intaglio.errors import Problems, UserError
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.model import adapter_layers, base_format
+from intaglio.layers.names import adapter_layers
+from intaglio.layers.quantize_model import base_format
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from intaglio.adapters.header import Header
 from intaglio.errors import UserError
 from intaglio.families.registry import denoisers_of
-from intaglio.layers.model import find_layers
+from intaglio.layers.names import find_layers
 
 
 @dataclass(frozen=True)

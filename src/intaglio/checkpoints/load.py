@@ -18,7 +18,7 @@ from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.checkpoints.recognize import meta_tensors
 from intaglio.errors import UserError
 from intaglio.families.registry import families
-from intaglio.layers.model import quantize_model
+from intaglio.layers.quantize_model import quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
 from intaglio.safetensors_header import read_safetensors_header

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.layers import frozen
-from intaglio.layers.model import BaseRecord, layers_to_quantize, replace, set_base_record
+from intaglio.layers.names import replace
+from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, set_base_record
 from intaglio.quantizers.formats import Format, parse_format
 from intaglio.quantizers.quantize import QuantizedWeight
 

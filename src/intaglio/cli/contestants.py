@@ -193,7 +193,7 @@ def _inputs(contestant: Contestant, model: str, resolution: int, batch: int) -> 
 
 
 def _settle() -> None:
-    from intaglio.layers.model import return_memory
+    from intaglio.runtime.memory import return_memory
 
     return_memory()
     gc.freeze()  # what stays is not looked through again in the middle of a step

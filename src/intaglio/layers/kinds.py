@@ -10,7 +10,6 @@ from torch import nn
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.timesteps import TimestepContext
 
-
 _SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
 
 
