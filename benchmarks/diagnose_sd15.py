@@ -31,7 +31,7 @@ def measure(base: str, resolution: int, steps: int) -> dict[str, LayerErrors]:
     """Errors of every trained layer by name."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(cross_attention_dim=768)
-    adapter = intaglio.attach(unet, intaglio.Int8Lora(base=base), range_search="absmax")
+    adapter = intaglio.attach(unet, intaglio.Int8Lora(), base=base, range_search="absmax")
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=adapter.method.learning_rate)
     sample, text = torch.randn(1, 4, resolution // 8, resolution // 8), torch.randn(1, 77, 768)
     layers = {name: m for name, m in unet.named_modules() if isinstance(m, Int8LoraLayer)}

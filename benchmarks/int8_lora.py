@@ -22,7 +22,7 @@ from statistics import fmean, median
 from short_runs import Task, recipe, run
 
 from intaglio.layers.gemm_errors import GEMMS, layer_errors
-from intaglio.metrics.subject import sample_cat
+from intaglio.study.tasks.sample import sample_cat
 from intaglio.training.diagnose import capture
 
 VARIANTS: dict[str, dict] = {
@@ -48,7 +48,7 @@ LOSSES: dict[str, dict] = {
     "integer adapter, float scales": {"integer_adapter": True},
     "integer adapter, power-of-two scales": {"integer_adapter": True, "scale": "power_of_two"},
     "integer attention, bfloat16": {"integer_attention": True, "mixed_precision": "bf16"},
-    "yardstick: qlora in bfloat16": {"method": "qlora", "integer_gemms": (), "mixed_precision": "bf16"},
+    "yardstick: qlora in bfloat16": {"method": "qlora", "compute": "float", "mixed_precision": "bf16"},
 }
 
 
@@ -83,7 +83,7 @@ def errors(task: Task, write: Callable[[list[str]], None]) -> None:
         chosen = recipe(task, Path(folder), method="int8_lora", base="int8")
         layers, captured = capture(chosen, warmup=task.steps, batches=1)
     lines = [
-        f"Medians over {len(layers)} layers after {task.steps} steps of {task.batch_size} pictures. A product's "
+        f"Medians over {len(layers)} layers after {task.steps} steps of {task.batch_size} images. A product's "
         "figure is the relative error of its own rounding, noise over signal; of the adapter's gradients the whole "
         "error, sqrt(2 - 2 cosine).",
         "",
@@ -110,7 +110,7 @@ def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], N
     """
     twins: dict[str, tuple[list[float], float]] = {}
     lines = [
-        f"{task.steps} steps of {task.batch_size} pictures, seed {task.seed}. Float twin: qlora on the same base; its "
+        f"{task.steps} steps of {task.batch_size} images, seed {task.seed}. Float twin: qlora on the same base; its "
         "loss tells what the base's own bits cost.",
         "",
         "| setting | mean abs. difference / loss | loss on the fixed set | float twin's |",
@@ -123,7 +123,7 @@ def losses(task: Task, variants: dict[str, dict], write: Callable[[list[str]], N
             continue
         base = options.get("base", "int8")
         if base not in twins:
-            twins[base] = run(task, method="qlora", base=base, integer_gemms=())
+            twins[base] = run(task, method="qlora", base=base, compute="float")
         curve, last = run(task, **{"method": "int8_lora", "base": base, **options})
         twin, twin_last = twins[base]
         difference = fmean(abs(a - b) / b for a, b in zip(curve, twin, strict=True))
@@ -138,7 +138,7 @@ def stability(task: Task, variants: dict[str, dict], write: Callable[[list[str]]
         curves[title] = run(task, method="int8_lora", **{"base": "int8", **options})
     width = max(1, task.steps // 20)
     lines = [
-        f"{task.steps} steps of {task.batch_size} pictures of {task.data.name}, seed {task.seed}: mean loss of each "
+        f"{task.steps} steps of {task.batch_size} images of {task.data.name}, seed {task.seed}: mean loss of each "
         f"{width} steps, and on the fixed set at the end.",
         "",
         f"| steps | {' | '.join(curves)} |",

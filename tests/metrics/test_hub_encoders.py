@@ -9,7 +9,7 @@ from PIL import Image
 from intaglio.errors import UserError
 from intaglio.metrics.encoders import load_encoder
 
-PICTURES = [Image.new("RGB", (40, 30), "red"), Image.new("RGBA", (20, 50), "blue")]
+IMAGES = [Image.new("RGB", (40, 30), "red"), Image.new("RGBA", (20, 50), "blue")]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def test_clip_gives_the_projected_embeddings(clip_folder):
 
     encoder = load_encoder(f"clip:{clip_folder}")
     assert encoder.name == f"clip:{clip_folder}"
-    features = encoder.features(PICTURES)
+    features = encoder.features(IMAGES)
     assert (features.shape, features.dtype) == ((2, 12), torch.float32)
-    rgb = [picture.convert("RGB") for picture in PICTURES]
+    rgb = [image.convert("RGB") for image in IMAGES]
     pixels = AutoImageProcessor.from_pretrained(clip_folder)(images=rgb, return_tensors="pt")["pixel_values"]
     tokens = AutoTokenizer.from_pretrained(clip_folder)(["a cat"], return_tensors="pt")
     whole = CLIPModel.from_pretrained(clip_folder)(input_ids=tokens["input_ids"], pixel_values=pixels)
@@ -74,8 +74,8 @@ def test_clip_texts_share_the_space(clip_folder):
 def test_dino_gives_the_class_token(dino_folder):
     from transformers import AutoImageProcessor, AutoModel
 
-    features = load_encoder(f"dino:{dino_folder}").features(PICTURES)
-    rgb = [picture.convert("RGB") for picture in PICTURES]
+    features = load_encoder(f"dino:{dino_folder}").features(IMAGES)
+    rgb = [image.convert("RGB") for image in IMAGES]
     pixels = AutoImageProcessor.from_pretrained(dino_folder)(images=rgb, return_tensors="pt")["pixel_values"]
     expected = AutoModel.from_pretrained(dino_folder)(pixels).last_hidden_state[:, 0]
     assert torch.allclose(features, expected, atol=1e-6)
@@ -83,5 +83,7 @@ def test_dino_gives_the_class_token(dino_folder):
 
 @pytest.mark.parametrize("kind", ["clip", "dino"])
 def test_a_missing_model_names_the_way_out(kind, tmp_path):
-    with pytest.raises(UserError, match=f"encoder '{kind}:.*nowhere' cannot be loaded .* use the encoder efficientnet"):
+    with pytest.raises(
+        UserError, match=f"encoder '{kind}:.*nowhere' cannot be loaded .* use the encoder squeezenet1.1"
+    ):
         load_encoder(f"{kind}:{tmp_path / 'nowhere'}")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from intaglio.errors import UserError
-from intaglio.metrics import judge as judges
+from intaglio.metrics.encoders import judge as judges
 from intaglio.metrics.encoders import load_encoder
-from intaglio.metrics.judge import Judge, save_judge, train_heads
-from intaglio.study.train_judge import is_heldout, real_scores
+from intaglio.metrics.encoders.judge import Judge, save_judge, train_heads
+from intaglio.study.tasks.train_judge import is_heldout, real_scores
 
 
 def pairs(count, seed):
@@ -44,8 +44,7 @@ def test_saved_and_loaded(heads, tmp_path, monkeypatch):
     save_judge(heads, tmp_path, encoder="efficientnet-lite0", sentence_model=tmp_path, card={"real": {"cosine": 0.5}})
     stand_in = type("StandIn", (), {"features": lambda self, items: items})()
     monkeypatch.setattr(judges, "SentenceEncoder", lambda *a: stand_in)
-    monkeypatch.setattr("intaglio.metrics.encoders.load_encoder", lambda *a: stand_in)
-    loaded = Judge(str(tmp_path))
+    loaded = Judge(str(tmp_path), "cpu", lambda name, device: stand_in)
     assert loaded.name == f"judge:{tmp_path}"
     assert torch.equal(loaded.features(image), heads.image(image))
     assert torch.equal(loaded.text_features(text), heads.text(text))
@@ -53,7 +52,7 @@ def test_saved_and_loaded(heads, tmp_path, monkeypatch):
 
 
 def test_a_missing_judge_names_the_way_out(tmp_path):
-    with pytest.raises(UserError, match="Train a judge: intaglio bench-data judge --out"):
+    with pytest.raises(UserError, match="Train a judge: intaglio study judge --out"):
         load_encoder(f"judge:{tmp_path}")
     with pytest.raises(ValueError, match="at least two: 1 and 2"):
         train_heads(torch.ones(2, 3), torch.ones(1, 3))

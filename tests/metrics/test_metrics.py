@@ -10,7 +10,7 @@ from PIL import Image
 from intaglio.metrics.colour import nearest_palette
 from intaglio.metrics.frechet import frechet_distance, real_floor
 from intaglio.metrics.intervals import bootstrap, paired_difference
-from intaglio.metrics.scores import diversity, mean_matched_cosine, memorisation, win_rate
+from intaglio.metrics.scores import mean_matched_cosine, mean_other_cosine, nearness, win_rate
 
 
 def normal(rows, columns, seed):
@@ -44,7 +44,7 @@ def test_the_floor_falls_with_the_size_and_another_population_lies_above_it():
     assert 0 < floor_400 < floor_100
     assert frechet_distance(normal(400, 10, 1) + 0.5, real[:400]) > 5 * floor_400
     assert frechet_distance(normal(400, 10, 1), real[:400]) < 2 * floor_400
-    with pytest.raises(ValueError, match="n = 500 needs 1000 real pictures, not 800"):
+    with pytest.raises(ValueError, match="n = 500 needs 1000 real images, not 800"):
         real_floor(real, 500)
 
 
@@ -87,22 +87,20 @@ def test_identical_and_shuffled_pairs():
 
 def test_win_rate():
     gallery = torch.eye(3)
-    pictures = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [2.0, 1.9, 0.0], [0.0, 0.0, 1.0]])
-    assert win_rate(pictures, gallery, 0) == 0.5
+    images = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [2.0, 1.9, 0.0], [0.0, 0.0, 1.0]])
+    assert win_rate(images, gallery, 0) == 0.5
     assert win_rate(gallery, gallery, 2) == pytest.approx(1 / 3)
 
 
-def test_diversity():
-    assert diversity(torch.ones(4, 3)) == pytest.approx(0)
-    assert diversity(torch.eye(4)) == pytest.approx(1)
-    assert math.isnan(diversity(torch.ones(1, 3)))
+def test_cosine_to_the_others():
+    assert mean_other_cosine(torch.ones(4, 3)) == pytest.approx(1)
+    assert mean_other_cosine(torch.eye(4)) == pytest.approx(0)
+    assert math.isnan(mean_other_cosine(torch.ones(1, 3)))
 
 
-def test_memorisation_of_a_copy_and_of_a_fresh_picture():
-    train, heldout = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
-    assert memorisation(train, train, heldout) == pytest.approx(1 - 0.6)
-    assert memorisation(heldout, train, heldout) == pytest.approx(0.6 - 1)
-    assert memorisation(torch.tensor([[2.0, 1.0]]), train, heldout) == pytest.approx(0, abs=0.01)
+def test_nearness_is_to_the_nearest_alone():
+    others = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    assert nearness(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), others) == pytest.approx((1 + 0.8) / 2)
 
 
 def textured(colours, seed, size=48):
@@ -114,10 +112,10 @@ def test_a_texture_is_told_by_its_colours_whatever_stands_in_the_middle():
     sand = [(230, 200, 120), (200, 170, 90)]
     stone = [(200, 200, 205), (120, 120, 125)]
     candidates = {"sand": [textured(sand, 0)], "stone": [textured(stone, 0)]}
-    picture = textured(stone, 7)
-    picture.paste(textured(sand, 3, 36), (6, 6))  # a sandy subject
-    assert nearest_palette([picture], candidates, border=True) == ["stone"]
-    assert nearest_palette([picture], candidates, border=False) == ["sand"]
-    assert nearest_palette([textured(sand, 9), picture], candidates, border=True) == ["sand", "stone"]
+    image = textured(stone, 7)
+    image.paste(textured(sand, 3, 36), (6, 6))  # a sandy subject
+    assert nearest_palette([image], candidates, border=True) == ["stone"]
+    assert nearest_palette([image], candidates, border=False) == ["sand"]
+    assert nearest_palette([textured(sand, 9), image], candidates, border=True) == ["sand", "stone"]
     with pytest.raises(ValueError, match="no candidates"):
-        nearest_palette([picture], {}, border=True)
+        nearest_palette([image], {}, border=True)

@@ -1,4 +1,4 @@
-"""A benchmark folder of five by five drawings, built as `bench-data build` builds the real one, without a network."""
+"""A benchmark folder of five by five drawings, built as `study build` builds the real one, without a network."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from intaglio.study.plan import load_plan
+from intaglio.study.tasks.plan import load_plan
 
 MAGENTA = ((0xF4, 0x9A, 0xC1), (0x3F, 0x00, 0x16), (0xFD, 0xE9, 0xF1))
 CORE = "usr/share/games/wesnoth/1.16/data/core"
@@ -99,7 +99,7 @@ def small_plan():
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory, small_plan):
     """The manifest of a small benchmark folder: subjects, a group, families and a style."""
-    from intaglio.study.build import build_benchmark
+    from intaglio.study.tasks.build import build_benchmark
 
     cache, out = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("bench")
     write_emoji(cache, small_plan)

@@ -13,11 +13,11 @@ from PIL import Image
 from intaglio.config import Problems
 from intaglio.data.photos import read_folder
 from intaglio.errors import UnknownChoice, UserError
-from intaglio.study.compose import compose, open_cutout, recolour
-from intaglio.study.fetch import Packages
-from intaglio.study.manifest import load_manifest
-from intaglio.study.plan import load_plan, slug
-from intaglio.study.wesnoth import farthest_first
+from intaglio.study.tasks.compose import compose, open_cutout, recolour
+from intaglio.study.tasks.fetch import Packages
+from intaglio.study.tasks.load import load_manifest
+from intaglio.study.tasks.plan import load_plan, slug
+from intaglio.study.tasks.wesnoth import farthest_first
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def test_the_folder_is_read_back_as_it_was_written(bench):
 
 
 def test_a_folder_that_is_no_benchmark_names_the_way_out(tmp_path):
-    with pytest.raises(UserError, match="Build the benchmark first: intaglio bench-data build --out"):
+    with pytest.raises(UserError, match="Build the tasks first: intaglio study build --out"):
         load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
@@ -174,6 +174,21 @@ def test_a_debian_package_is_unpacked_below_a_relative_cache(tmp_path, monkeypat
     assert packages.sources["a"].startswith("a_1.deb sha256:")
 
 
+def test_another_archive_than_the_pinned_one_is_not_unpacked(tmp_path, monkeypatch):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, script in (("apt-get", "echo other > a_2.deb"), ("dpkg-deb", f"touch {tmp_path}/unpacked")):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    with pytest.raises(UserError, match=r"a: a_2.deb has the SHA-256 [0-9a-f]{64}, expected abc\. "):
+        Packages(tmp_path / "cache", {"a": "abc"}).debian("a")
+    assert not (tmp_path / "unpacked").exists()
+    assert not (tmp_path / "cache" / "a").exists()
+    packages = Packages(tmp_path / "cache", {"a": hashlib.sha256(b"other\n").hexdigest()})
+    assert packages.debian("a").is_dir()
+
+
 def test_the_benchmark_agrees_with_the_hold_outs_of_the_base():
     """The base model must not have seen what the benchmark tests."""
     plan, holdout = load_plan(), tomllib.loads((ROOT / "pretrain/holdout.toml").read_text(encoding="utf-8"))
@@ -202,15 +217,16 @@ def test_the_plan_is_whole():
     for group in plan.groups:
         assert {tuning[name] for name in group.tasks} == {group.tuning}, group.name
         assert len(group.tasks) <= len(plan.prompts.tokens)
+    assert set(plan.sha256) == {*plan.styles.values(), plan.packages["emojibase"], plan.packages["minilm"]}
     assert set(plan.styles) | {"wesnoth", "pybullet", "minilm", "emojibase"} == set(plan.licences)
     colours = tomllib.loads((ROOT / "src/intaglio/assets/colours.toml").read_text())["backgrounds"]
     assert set(plan.prompts.colours) | set(plan.prompts.style_colours) <= set(colours)
     assert slug("Elvish Archer") == "elvish-archer"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pybullet") is None, reason="pip install 'intaglio[bench]'")
+@pytest.mark.skipif(importlib.util.find_spec("pybullet") is None, reason="pip install 'intaglio[study]'")
 def test_an_object_is_seen_from_all_around():
-    from intaglio.study.objects import render_views
+    from intaglio.study.tasks.objects import render_views
 
     views = render_views("soccerball.urdf", 2, 20)
     assert [v.size for v in views] == [(256, 256)] * 2

@@ -12,7 +12,9 @@ from intaglio.config import build, load_toml
 from intaglio.errors import Problems, UserError
 from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER
 from intaglio.study.compare import compare
-from intaglio.study.experiment import Experiment, table_runs, tuning_runs
+from intaglio.study.experiment import Experiment
+from intaglio.study.rows import Checkpoint, Row, read_rows
+from intaglio.study.runs import table_runs, tuning_runs
 from intaglio.training.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -64,14 +66,14 @@ def test_runs_of_table_and_tuning(bench, tmp_path):
     methods.append({"label": "base", "base": "int8"})
     recipe = experiment(bench, tmp_path, methods=methods, seeds=[0, 1], tuning={"tasks": ["subject:tuning"]})
     tuning = tuning_runs(recipe, bench)
-    assert [(r.label, r.task, r.learning_rate) for r in tuning] == [
+    assert [(r.label, r.task, rate(r)) for r in tuning] == [
         ("peqa", "orc", 1.0),
         ("peqa", "orc", 2.0),
         ("tuneqdm", "orc", 3.0),
         ("tuneqdm", "orc", 4.0),
     ]
     table = table_runs(recipe, bench, {"peqa": {"learning_rate": 2.0, "steps": 1}})
-    assert [(r.label, r.seed, r.learning_rate, r.steps) for r in table[:3]] == [
+    assert [(r.label, r.seed, rate(r), r.steps) for r in table[:3]] == [
         ("peqa", 0, 2.0, 1),
         ("tuneqdm", 0, None, 2),
         ("base", 0, None, 0),
@@ -85,7 +87,7 @@ def test_keys_for_all_methods_and_a_model_of_its_own(bench, tmp_path):
     base = {"label": "base", "base": "int8"}
     recipe = experiment(bench, tmp_path, methods=[PEQA, own, base], train={"lr_scheduler": "cosine"})
     runs = table_runs(recipe, bench, {})
-    assert [(r.model, r.base, r.train.get("lr_scheduler")) for r in runs] == [
+    assert [(r.model, r.base, r.recipe and r.recipe.optimizer.lr_scheduler) for r in runs] == [
         ("embedded", "int8", "cosine"),
         ("out/bases/mine", None, "linear"),  # quantized already
         ("embedded", "int8", None),
@@ -100,7 +102,7 @@ def test_settings_tuned_on_one_base_serve_another(bench, tmp_path):
     recipe = experiment(bench, tmp_path, methods=[tuned, other], tuning={"tasks": ["subject:tuning"]})
     assert [r.label for r in tuning_runs(recipe, bench)] == ["tuneqdm", "tuneqdm"]
     table = table_runs(recipe, bench, {"tuneqdm": {"learning_rate": 4.0, "steps": 1}})
-    assert [(r.label, r.base, r.learning_rate, r.steps) for r in table] == [
+    assert [(r.label, r.base, rate(r), r.steps) for r in table] == [
         ("tuneqdm", "int8", 4.0, 1),
         ("int4", "int4", 4.0, 1),
     ]
@@ -108,16 +110,13 @@ def test_settings_tuned_on_one_base_serve_another(bench, tmp_path):
         experiment(bench, tmp_path, methods=[tuned, {**other, "tuned_as": "tune"}], tuning={"tasks": ["orc"]})
 
 
+def rate(run):
+    return run.recipe and run.recipe.optimizer.learning_rate
+
+
 def fake_run(run, folder, torch_threads=None):
-    scores = {"subject": 0.5, "prompt": 1.0}
-    return {
-        "key": run.key,
-        "label": run.label,
-        "task": run.task,
-        "seed": run.seed,
-        "seconds": 1.0,
-        "checkpoints": [{"step": 1, "scores": scores}],
-    }
+    points = (Checkpoint(1, {"subject": 0.5, "prompt": 1.0}),)
+    return Row(key=run.key, label=run.label, task=run.task, seed=run.seed, seconds=1.0, checkpoints=points)
 
 
 def test_finished_runs_are_not_repeated(bench, tmp_path, monkeypatch):
@@ -133,11 +132,11 @@ def test_finished_runs_are_not_repeated(bench, tmp_path, monkeypatch):
         runner, "perform_run", lambda run, *rest: fake_run(run, *rest) if run != runs[0] else pytest.fail("again")
     )
     rows = done(runs)
-    assert [row["key"] for row in rows] == [run.key for run in runs]
+    assert [row.key for row in rows] == [run.key for run in runs]
     assert len(path.read_text().splitlines()) == 2
     path.write_text("{\n" + path.read_text())
-    with pytest.raises(UserError, match=r"rows.jsonl, line 1: not JSON .* delete the line, its run is repeated"):
-        runner.read_rows(path)
+    with pytest.raises(UserError, match=r"rows.jsonl, line 1: no row .* delete the line, its run is repeated"):
+        read_rows(path)
 
 
 def test_from_end_to_end(bench, tmp_path, tiny_model):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from intaglio.errors import Problems, UserError
-from intaglio.study.manifest import load_manifest
+from intaglio.study.tasks.load import load_manifest
 
 FILE = """Classes
 

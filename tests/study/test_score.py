@@ -1,12 +1,15 @@
-"""Scores of pictures whose quality is known."""
+"""Scores of images whose quality is known."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from intaglio.study.draw import Drawing, draw, spread
-from intaglio.study.score import drift, score_style, score_task, subject_scores
+from intaglio.metrics.registry import measure, metrics
+from intaglio.metrics.scores import spread
+from intaglio.metrics.shown import Shown
+from intaglio.study.draw import Drawing, draw
+from intaglio.study.show import show
 from intaglio.study.truth import Truth
 
 WORDS = {"red": (1.0, 0, 0), "blue": (0, 0, 1.0), "openmoji": (0, 1.0, 0), "noto": (1.0, 1.0, 0)}
@@ -24,7 +27,7 @@ class PixelEncoder:
 
 
 class ColourReader(PixelEncoder):
-    """Reads the colour words of a prompt, and the mean colour of a picture."""
+    """Reads the colour words of a prompt, and the mean colour of an image."""
 
     def features(self, images):
         return torch.stack([torch.from_numpy(np.array(i)).float().mean(dim=(0, 1)) for i in images])
@@ -40,7 +43,11 @@ def truth(bench):
 
 def drawn(truth, task, prompt_set, files_of, **mistakes):
     """What a generator would draw that copies the cut-outs `files_of(prompt)`, with `mistakes` in its background."""
-    return [(p, truth.pictures(files_of(p), p.model_copy(update=mistakes), 64)) for p in task.prompts[prompt_set]]
+    return [(p, truth.images(files_of(p), p.model_copy(update=mistakes), 64)) for p in task.prompts[prompt_set]]
+
+
+def score_task(task, made, truth, text_encoder=None):
+    return measure(Shown(show(task, made, truth, text_encoder), truth.encoder))
 
 
 def test_a_perfect_generator(bench, truth):
@@ -52,7 +59,7 @@ def test_a_perfect_generator(bench, truth):
     assert scores["subject"] > scores["subject_real"] - 0.1
 
 
-def test_a_generator_that_copies_its_training_pictures(bench, truth):
+def test_a_generator_that_copies_its_training_images(bench, truth):
     task = bench.task("elf")
     scores = score_task(task, drawn(truth, task, "colour", lambda p: task.learned["elf"]), truth)
     assert scores["memorisation"] > 0
@@ -68,11 +75,13 @@ def test_a_generator_that_draws_another_subject(bench, truth):
 
 
 @pytest.mark.parametrize("prompt_set", ["colour", "terrain"])
-def test_subject_scores_are_those_of_all(bench, truth, prompt_set):
+def test_chosen_metrics_score_as_all_do(bench, truth, prompt_set):
     task = bench.task("elf")
     made = drawn(truth, task, prompt_set, lambda p: task.references["elf"])
-    whole = score_task(task, made, truth)
-    assert subject_scores(task, made, truth) == {name: whole[name] for name in ("subject", "identity")}
+    shown = Shown(show(task, made, truth), truth.encoder)
+    whole = measure(shown)
+    chosen = measure(shown, [m for m in metrics() if m.second], real=False)
+    assert chosen == {name: whole[name] for name in ("subject", "identity")}
 
 
 def test_a_generator_that_ignores_the_background(bench, truth):
@@ -92,9 +101,9 @@ def test_terrain_and_team_colour_by_pixels(bench, truth):
 def test_prompts_by_an_encoder_that_reads(bench, truth):
     task = bench.task("elf")
     red, blue = (next(p for p in task.prompts["colour"] if p.background == c) for c in ("red", "blue"))
-    pictures = {c: [Image.new("RGB", (64, 64), v)] for c, v in (("red", (255, 0, 0)), ("blue", (0, 0, 255)))}
-    right = score_task(task, [(red, pictures["red"]), (blue, pictures["blue"])], truth, ColourReader())
-    wrong = score_task(task, [(red, pictures["blue"]), (blue, pictures["red"])], truth, ColourReader())
+    images = {c: [Image.new("RGB", (64, 64), v)] for c, v in (("red", (255, 0, 0)), ("blue", (0, 0, 255)))}
+    right = score_task(task, [(red, images["red"]), (blue, images["blue"])], truth, ColourReader())
+    wrong = score_task(task, [(red, images["blue"]), (blue, images["red"])], truth, ColourReader())
     assert right["prompt"] == pytest.approx(1)
     assert wrong["prompt"] == pytest.approx(0)
 
@@ -103,18 +112,25 @@ def test_style_by_an_encoder_that_reads(bench):
     task = bench.task("style-openmoji")
     prompts = task.prompts["style"][:2]
     green, yellow = Image.new("RGB", (8, 8), (0, 255, 0)), Image.new("RGB", (8, 8), (255, 255, 0))
-    assert (
-        score_style(task, [(prompts[0], [green, yellow]), (prompts[1], [green])], ["noto", "openmoji"], ColourReader())
-        == 0.75
-    )
+    drawn = [(prompts[0], [green, yellow]), (prompts[1], [green])]
+    both = [t.model_copy(update={"style": "noto"}) if t.name == "elf" else t for t in bench.tasks]
+    truth = Truth(bench.model_copy(update={"tasks": tuple(both)}), PixelEncoder())
+    scores = score_task(task, drawn, truth, ColourReader())
+    assert scores["style"] == 0.75
+    assert "style_real" in scores
+    assert not {"subject_real", "memorisation", "fd_floor"} & set(scores)  # other things were learned
+    assert "style" not in score_task(task, drawn, truth)  # nothing reads
 
 
 def test_drift(truth):
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     red.putpixel((0, 0), (0, 0, 0))
     blue.putpixel((7, 7), (0, 0, 0))
-    assert drift([red, blue], [red, blue], truth) == pytest.approx(0, abs=1e-6)
-    assert drift([red, blue], [blue, red], truth) > 0.5
+    same = Shown((), truth.encoder, [red, blue], [red, blue])
+    drift = [m for m in metrics() if m.name == "drift"]
+    assert measure(same, drift)["drift"] == pytest.approx(0, abs=1e-6)
+    assert measure(Shown((), truth.encoder, [red, blue], [blue, red]), drift)["drift"] > 0.5
+    assert measure(Shown((), truth.encoder, [red, blue]), drift) == {}
 
 
 def test_truth_is_encoded_once(bench, monkeypatch):

@@ -5,22 +5,29 @@ import io
 
 import pytest
 
+from intaglio.study.rows import Checkpoint, Row
 from intaglio.study.table import choose_settings, final_scores, markdown, seed_deviation, summarize, to_csv
 
 
-def row(label, task, seed, *points, rate=0.1):
-    checkpoints = [{"step": step, "scores": {"subject": s, "prompt": p, "subject_real": 0.9}} for step, s, p in points]
-    common = {"base": "int4", "model": "embedded", "prompt_set": "colour", "encoder": "e", "prompt_encoder": "pixels"}
-    costs = {"adapter_bytes": 2048, "peak_memory_bytes": 3 << 20, "seconds_per_step": 0.5}
-    return {
-        "label": label,
-        "task": task,
-        "seed": seed,
-        "learning_rate": rate,
-        "checkpoints": checkpoints,
-        **common,
-        **costs,
-    }
+def row(label, task, seed, *points, rate=0.1, **more):
+    checkpoints = tuple(
+        Checkpoint(step, {"subject": s, "prompt": p, "subject_real": 0.9, **more}) for step, s, p in points
+    )
+    return Row(
+        key=f"{label}-{task}-{seed}-{rate}",
+        label=label,
+        task=task,
+        seed=seed,
+        learning_rate=rate,
+        checkpoints=checkpoints,
+        base="int4",
+        prompt_set="colour",
+        encoder="e",
+        prompt_encoder="pixels",
+        adapter_bytes=2048,
+        peak_memory_bytes=3 << 20,
+        seconds_per_step=0.5,
+    )
 
 
 ROWS = [
@@ -51,8 +58,8 @@ def test_summary_and_paired_differences():
 
 def test_markdown_names_the_encoders_and_the_real_scores():
     page = markdown("quick", ROWS, summarize(ROWS, "b", 0.9), "b", 0.9)
-    assert "pictures by `e`, prompts by `pixels`" in page
-    assert "Real pictures: subject_real 0.900." in page
+    assert "images by `e`, prompts by `pixels`" in page
+    assert "Real images: subject_real 0.900." in page
     assert "| a | int4 | 2 | 0.650 [0.600, 0.700] | 0.550 [0.500, 0.600] |" in page
     assert "| 2.0 KiB | 3.0 MiB | 0.500 |" in page
     assert "Less b, pairs of equal task and seed:" in page
@@ -85,10 +92,7 @@ def test_tuning_takes_the_best_subject_among_the_faithful():
 
 
 def test_of_equal_subjects_tuning_takes_the_one_that_drifts_least():
-    rows = [
-        row("a", "cat", 0, (1, subject, 1.0), rate=rate) for subject, rate in ((0.7, 0.1), (0.705, 0.3), (0.6, 0.5))
-    ]
-    for one, drift in zip(rows, (0.1, 0.3, 0.0), strict=True):
-        one["checkpoints"][0]["scores"]["drift"] = drift
+    tried = ((0.7, 0.1, 0.1), (0.705, 0.3, 0.3), (0.6, 0.5, 0.0))
+    rows = [row("a", "cat", 0, (1, subject, 1.0), rate=rate, drift=drift) for subject, rate, drift in tried]
     assert choose_settings(rows, 0.9, tie=0.01)["a"]["learning_rate"] == 0.1
     assert choose_settings(rows, 0.9)["a"]["learning_rate"] == 0.3

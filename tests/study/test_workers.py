@@ -1,4 +1,4 @@
-"""Workers of `intaglio compare` do not outlive it."""
+"""Workers of `intaglio study run` do not outlive it."""
 
 import signal
 import subprocess

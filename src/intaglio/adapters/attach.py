@@ -24,7 +24,6 @@ from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 from intaglio.methods.settle import Compute, Settled, settle
 from intaglio.quantizers.base import Base, RangeSearch
-from intaglio.runtime.memory import map_large_blocks
 
 
 def attach(
@@ -71,7 +70,6 @@ def attach(
     settled.warn()
     targets = [targets] if isinstance(targets, str) else targets
     chosen = _check(model, settled, targets)
-    map_large_blocks()
     return _attach(model, settled, targets, chosen)
 
 

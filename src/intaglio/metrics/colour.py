@@ -33,7 +33,7 @@ def background_colour(image: Image.Image, table: ColourTable) -> str:
 
 
 def colour_share(images: Sequence[Image.Image], prompted: Sequence[str], table: ColourTable) -> float:
-    """Share, in [0, 1], of pictures whose background has the colour that its prompt names."""
+    """Share, in [0, 1], of images whose background has the colour that its prompt names."""
     if not images or len(images) != len(prompted):
         raise ValueError(f"need as many prompted colours as images, at least one: {len(images)} and {len(prompted)}")
     if unknown := sorted(set(prompted) - set(table)):

@@ -1,4 +1,4 @@
-"""Fréchet distance of features, and the distance that two halves of real pictures have at the same size."""
+"""Fréchet distance of features, and the distance that two halves of real images have at the same size."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def frechet_distance(a_ND: Tensor, b_MD: Tensor) -> float:
 
 
 def real_floor(real_ND: Tensor, size: int, *, seed: int = 0, repeats: int = 5) -> float:
-    """Mean distance of two disjoint random draws of `size` real pictures: what a perfect generator would score.
+    """Mean distance of two disjoint random draws of `size` real images: what a perfect generator would score.
 
     Raises:
-        ValueError: there are not 2 x `size` real pictures.
+        ValueError: there are not 2 x `size` real images.
     """
     if len(real_ND) < 2 * size:
-        raise ValueError(f"the floor at n = {size} needs {2 * size} real pictures, not {len(real_ND)}")
+        raise ValueError(f"the floor at n = {size} needs {2 * size} real images, not {len(real_ND)}")
     generator = torch.Generator().manual_seed(seed)
     distances = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows under a title, with labels that can be read."""
+"""A contact sheet: images in rows under a title, with labels that can be read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def contact_sheet(
     title: str = "",
     cell: int = 192,
 ) -> Image.Image:
-    """An RGB sheet with a white margin; rows may differ in length. `cell` is the side of a picture on it, in pixels.
+    """An RGB sheet with a white margin; rows may differ in length. `cell` is the side of an image on it, in pixels.
 
-    Smaller pictures are enlarged by a whole factor, larger ones shrunk to fit; the aspect ratio stays. Labels are
+    Smaller images are enlarged by a whole factor, larger ones shrunk to fit; the aspect ratio stays. Labels are
     wrapped to the room they have.
     """
     if not any(rows):
-        raise ValueError("no pictures for a contact sheet")
+        raise ValueError("no images for a contact sheet")
     if row_labels is not None and len(row_labels) != len(rows):
         raise ValueError(f"{len(row_labels)} row labels for {len(rows)} rows")
     columns = max(len(row) for row in rows)
@@ -39,17 +39,17 @@ def contact_sheet(
     top_lines = [_wrap(label, body, cell) for label in column_labels or []]
     title_height = _height(title_lines, heading)
     top = margin + title_height + (margin // 2 if title_height else 0)
-    pictures_top = top + max((_height(lines, body) for lines in top_lines), default=0) + (gap if top_lines else 0)
-    height = pictures_top + len(rows) * (cell + gap) - gap + margin
+    images_top = top + max((_height(lines, body) for lines in top_lines), default=0) + (gap if top_lines else 0)
+    height = images_top + len(rows) * (cell + gap) - gap + margin
 
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     _write(draw, title_lines, heading, margin, margin, INK)
     for column, lines in enumerate(top_lines):
-        bottom = pictures_top - gap - _height(lines, body)
+        bottom = images_top - gap - _height(lines, body)
         _write(draw, lines, body, left + column * (cell + gap) + cell / 2, bottom, SOFT, anchor="ma")
     for number, row in enumerate(rows):
-        y = pictures_top + number * (cell + gap)
+        y = images_top + number * (cell + gap)
         if row_labels:
             lines = _wrap(row_labels[number], body, round(cell * 1.1))
             _write(draw, lines, body, left - gap, y + (cell - _height(lines, body)) / 2, SOFT, anchor="ra")
@@ -62,7 +62,7 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image, x:
     fitted = fit(image.convert("RGB"), cell)
     x, y = x + (cell - fitted.width) // 2, y + (cell - fitted.height) // 2
     sheet.paste(fitted, (x, y))
-    draw.rectangle((x - 1, y - 1, x + fitted.width, y + fitted.height), outline=LINE)  # white pictures on white paper
+    draw.rectangle((x - 1, y - 1, x + fitted.width, y + fitted.height), outline=LINE)  # white images on white paper
 
 
 def fit(image: Image.Image, cell: int) -> Image.Image:

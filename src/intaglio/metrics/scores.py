@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ItemT = TypeVar("ItemT")
+
 
 def mean_pairwise_cosine(a_ND: Tensor, b_MD: Tensor) -> float:
     """Mean cosine over all N x M pairs, in [-1, 1]. A zero vector has cosine 0 with everything.
 
-    With features of generated pictures and of held-out pictures of the subject this is subject fidelity: the score
+    With features of generated images and of held-out images of the subject this is subject fidelity: the score
     DINO or CLIP-I of DreamBooth (Ruiz et al. 2023, section 4.2) when the features are of those networks.
     """
     if not len(a_ND) or not len(b_MD) or a_ND.shape[1:] != b_MD.shape[1:]:
@@ -24,7 +28,7 @@ def mean_pairwise_cosine(a_ND: Tensor, b_MD: Tensor) -> float:
 
 
 def mean_matched_cosine(a_ND: Tensor, b_ND: Tensor) -> float:
-    """Mean cosine of row `i` of one with row `i` of the other: CLIP-T when they are CLIP pictures and their prompts."""
+    """Mean cosine of row `i` of one with row `i` of the other: CLIP-T when they are CLIP images and their prompts."""
     if not len(a_ND) or a_ND.shape != b_ND.shape:
         raise ValueError(f"need two (N, D) with N >= 1, not {tuple(a_ND.shape)} and {tuple(b_ND.shape)}")
     return float(torch.cosine_similarity(a_ND.double(), b_ND.double(), dim=-1).mean())
@@ -44,21 +48,23 @@ def win_rate(a_ND: Tensor, gallery_GD: Tensor, right: int) -> float:
     return float((similarity_NG.argmax(dim=1) == right).double().mean())
 
 
-def diversity(a_ND: Tensor) -> float:
-    """1 - mean cosine over all pairs of different rows: 0 for copies of one picture. NaN for a single row."""
+def mean_other_cosine(a_ND: Tensor) -> float:
+    """Mean cosine over all pairs of different rows: 1 for copies of one image. NaN for a single row."""
     if len(a_ND) < 2:
         return math.nan
     unit = F.normalize(a_ND.double(), dim=-1)
     total = float((unit @ unit.T).sum()) - float(unit.square().sum())
-    return 1 - total / (len(a_ND) * (len(a_ND) - 1))
+    return total / (len(a_ND) * (len(a_ND) - 1))
 
 
-def memorisation(a_ND: Tensor, train_TD: Tensor, heldout_HD: Tensor) -> float:
-    """How much nearer, in cosine, the nearest training picture is than the nearest held-out one, on average.
+def nearness(a_ND: Tensor, b_MD: Tensor) -> float:
+    """Mean over rows of one of the cosine to their nearest row of the other."""
+    a, b = (F.normalize(x.double(), dim=-1) for x in (a_ND, b_MD))
+    return float((a @ b.T).amax(dim=1).mean())
 
-    0 when pictures are as near to what was held out as to what was learned; a copy of a training picture scores
-    `1 - cosine of it to its nearest held-out picture`.
-    """
-    a = F.normalize(a_ND.double(), dim=-1)
-    train, heldout = (F.normalize(x.double(), dim=-1) for x in (train_TD, heldout_HD))
-    return float(((a @ train.T).amax(dim=1) - (a @ heldout.T).amax(dim=1)).mean())
+
+def spread(items: Sequence[ItemT], count: int | None) -> list[ItemT]:
+    """`count` of the items at even distances, all when None or when there are no more."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

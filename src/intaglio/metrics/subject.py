@@ -1,93 +1,29 @@
-"""A task with ground truth: photos to learn, photos held out, prompts over backgrounds; and a model's scores on it."""
+"""Subject fidelity: how near the images are to held-out ones of the subject, laid on the prompt's background."""
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
-
-from PIL import Image, ImageDraw
-
-from intaglio.data.images import open_rgb
-from intaglio.metrics.colour import colour_share
-from intaglio.metrics.encoders import ImageEncoder
-from intaglio.metrics.scores import mean_pairwise_cosine
-
-WHITE_TOLERANCE = 24
-"""Sum over channels by which a pixel may differ from white and still be background."""
+from intaglio.metrics.registry import metric
+from intaglio.metrics.scores import mean_other_cosine, mean_pairwise_cosine
+from intaglio.metrics.shown import Prompted
 
 
-@dataclass(frozen=True)
-class SubjectTask:
-    """One subject. `{colour}` stands in the prompt for the background."""
-
-    train_folder: Path
-    heldout_folder: Path
-    prompt: str
-    colours: dict[str, tuple[int, int, int]]
-    """Backgrounds that pictures are drawn on, by name, sRGB."""
-
-    @property
-    def instance_prompt(self) -> str:
-        """The photos lie on white."""
-        return self.prompt.format(colour="white")
-
-    def prompts(self) -> dict[str, str]:
-        """Prompt of each background colour."""
-        return {name: self.prompt.format(colour=name) for name in self.colours}
+@metric(
+    "subject",
+    title="subject fidelity: mean cosine to the held-out images",
+    better="higher",
+    range=(-1, 1),
+    order=10,
+    compared=True,
+    second=True,
+    ceiling=True,
+)
+def subject(shown: Prompted) -> float:
+    return mean_pairwise_cosine(shown.features, shown.heldout)
 
 
-def sample_cat() -> SubjectTask:
-    """The subject that ships: the cat faces of Noto Emoji (Apache-2.0), five expressions to learn, four held out."""
-    assets = Path(str(files("intaglio") / "assets"))
-    table = tomllib.loads((assets / "colours.toml").read_text(encoding="utf-8"))["backgrounds"]
-    chosen = ("white", "blue", "green", "pink", "gray", "purple")
-    return SubjectTask(
-        assets / "cat" / "train",
-        assets / "cat" / "heldout",
-        "a photo of sks cat on a {colour} background",
-        {name: tuple(table[name]) for name in chosen},
-    )
-
-
-def score_subject(task: SubjectTask, images: dict[str, list[Image.Image]], encoder: ImageEncoder) -> dict[str, float]:
-    """Scores of generated pictures, by background colour.
-
-    Returns:
-        subject: mean cosine between each picture and the held-out pictures laid on the same background.
-        colour: share of pictures whose background has the prompted colour.
-    """
-    heldout = photos(task.heldout_folder)
-    cosines, drawn, names = [], [], []
-    for name, pictures in images.items():
-        side = pictures[0].width
-        truth = [on_background(photo, task.colours[name], side) for photo in heldout]
-        cosines.append(mean_pairwise_cosine(encoder.features(pictures), encoder.features(truth)))
-        drawn += pictures
-        names += [name] * len(pictures)
-    table = {name: list(rgb) for name, rgb in task.colours.items()}
-    return {"subject": sum(cosines) / len(cosines), "colour": colour_share(drawn, names, table)}
-
-
-def real_score(task: SubjectTask, encoder: ImageEncoder, side: int) -> float:
-    """The ceiling: mean cosine of held-out and training pictures, both at `side` pixels on the same backgrounds."""
-    cosines = []
-    for rgb in task.colours.values():
-        train = [on_background(photo, rgb, side) for photo in photos(task.train_folder)]
-        heldout = [on_background(photo, rgb, side) for photo in photos(task.heldout_folder)]
-        cosines.append(mean_pairwise_cosine(encoder.features(heldout), encoder.features(train)))
-    return sum(cosines) / len(cosines)
-
-
-def photos(folder: Path) -> list[Image.Image]:
-    return [open_rgb(path) for path in sorted(folder.glob("*.png"))]
-
-
-def on_background(photo: Image.Image, rgb: tuple[int, int, int], side: int) -> Image.Image:
-    """A picture on white, with the white that reaches its corners replaced by `rgb`, at `side` pixels."""
-    laid = photo.copy()
-    for corner in ((0, 0), (laid.width - 1, 0), (0, laid.height - 1), (laid.width - 1, laid.height - 1)):
-        if sum(255 - level for level in laid.getpixel(corner)) <= WHITE_TOLERANCE:  # type: ignore[union-attr, arg-type]
-            ImageDraw.floodfill(laid, corner, rgb, thresh=WHITE_TOLERANCE)
-    return laid.resize((side, side), Image.Resampling.LANCZOS)
+@subject.real
+def real(shown: Prompted) -> float | None:
+    """Of the learned images; where nothing is held out, of each to the others."""
+    if shown.all_learned:
+        return mean_other_cosine(shown.heldout)
+    return None if shown.teaches_style else mean_pairwise_cosine(shown.learned, shown.heldout)

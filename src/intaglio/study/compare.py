@@ -1,4 +1,4 @@
-"""`intaglio compare`: tune on tuning tasks, run the table, write what it says."""
+"""`intaglio study run`: tune on tuning tasks, run the table, write what it says."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from intaglio.errors import UnknownChoice, UserError
 from intaglio.files import write_atomic, write_text_atomic
 from intaglio.metrics.grid import contact_sheet
 from intaglio.study import plots, table
-from intaglio.study.experiment import Experiment, table_runs, tuning_runs
-from intaglio.study.manifest import load_manifest
-from intaglio.study.runner import Row, perform
+from intaglio.study.experiment import Experiment
+from intaglio.study.rows import Row, newest, read_rows
+from intaglio.study.runner import perform
+from intaglio.study.runs import table_runs, tuning_runs
+from intaglio.study.tasks.load import load_manifest
 
 TUNED = "tuned.json"
 ROWS = "rows.jsonl"
@@ -45,6 +48,26 @@ def compare(
     return folder
 
 
+def table_of(path: Path, reference: str | None = None, matched_prompt: float = 0.9) -> str:
+    """The table of finished rows, of this version or an older one, as Markdown; nothing is run or written.
+
+    Args:
+        path: rows.jsonl, or the folder that it lies in.
+
+    Raises:
+        UserError: no rows there, or the reference is none of their labels.
+    """
+    path = path / ROWS if path.is_dir() else path
+    rows = newest(read_rows(path))
+    if not rows:
+        raise UserError(f"{path}: no rows there; expected rows.jsonl of `intaglio study run`, or its folder")
+    labels = dict.fromkeys(row.label for row in rows)
+    if reference is not None and reference not in labels:
+        raise UnknownChoice("label", reference, labels)
+    records = table.summarize(rows, reference, matched_prompt)
+    return table.markdown(path.parent.name, rows, records, reference, matched_prompt)
+
+
 def write_report(experiment: Experiment, rows: Sequence[Row]) -> None:
     """Table, plots and contact sheets of finished rows."""
     folder = experiment.folder
@@ -54,7 +77,7 @@ def write_report(experiment: Experiment, rows: Sequence[Row]) -> None:
     write_text_atomic(folder / "table.csv", table.to_csv(records))
     plots.trade_off(rows, folder / "trade-off.png")
     plots.trade_off(rows, folder / "drift.png", "drift")
-    for name in (n for n in plots.COSTS if any(row.get(n) for row in rows)):
+    for name in (n for n in plots.COSTS if any(getattr(row, n) for row in rows)):
         plots.cost(rows, name, folder / f"{name.removesuffix('_bytes').replace('_', '-')}.png")
     _sheets(folder, rows)
 
@@ -77,11 +100,11 @@ def _tune(
 
 
 def _sheets(folder: Path, rows: Sequence[Row]) -> None:
-    """For each of the first tasks: a row of pictures a method, the first seed's."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))[:SHEET_TASKS]
+    """For each of the first tasks: a row of images a method, the first seed's."""
+    tasks = list(dict.fromkeys(row.task for row in rows))[:SHEET_TASKS]
     for task in tasks:
-        own = {row["label"]: row for row in reversed(rows) if row["task"] == task}
-        found = [(n, folder / r["folder"] / "sheet.png") for n, r in sorted(own.items())]
+        own = {row.label: row for row in reversed(rows) if row.task == task}
+        found = [(n, folder / r.folder / "sheet.png") for n, r in sorted(own.items())]
         sheets = [(label, Image.open(path)) for label, path in found if path.is_file()]
         if sheets:
             cell = max(max(sheet.size) for _, sheet in sheets)

@@ -1,9 +1,9 @@
-"""Pictures for a score: their noise depends on the prompt's place and the picture's number, never on the method."""
+"""Images for a score: their noise depends on the prompt's place and the image's number, never on the method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -13,24 +13,23 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 16
-ItemT = TypeVar("ItemT")
 
 
 class Drawing(StrictModel):
-    """How pictures are drawn; equal for all that is compared."""
+    """How images are drawn; equal for all that is compared."""
 
     num_prompts: int | None = Field(
         default=None, ge=1, description="prompts of a task, evenly spread over its set [all]"
     )
-    images_per_prompt: int = Field(default=4, ge=1, description="pictures a prompt")
-    num_unrelated: int = Field(default=8, ge=0, description="unrelated prompts, one picture each, for drift")
+    images_per_prompt: int = Field(default=4, ge=1, description="images a prompt")
+    num_unrelated: int = Field(default=8, ge=0, description="unrelated prompts, one image each, for drift")
     num_inference_steps: int = Field(default=25, ge=1)
     guidance_scale: float = 5.0
     seed: int = Field(default=0, ge=0, description="of the noise")
 
 
 def draw(pipeline: Any, texts: Sequence[str], count: int, drawing: Drawing, stream: str) -> list[list[Image.Image]]:
-    """`count` pictures of each text. `stream` keeps the noise of unlike uses apart."""
+    """`count` images of each text. `stream` keeps the noise of unlike uses apart."""
     from intaglio.data.noise import step_generator  # imports torch, which `--help` does without
 
     jobs = [(place, number) for place in range(len(texts)) for number in range(count)]
@@ -45,10 +44,3 @@ def draw(pipeline: Any, texts: Sequence[str], count: int, drawing: Drawing, stre
             guidance_scale=drawing.guidance_scale,
         ).images
     return [images[place * count : (place + 1) * count] for place in range(len(texts))]
-
-
-def spread(items: Sequence[ItemT], count: int | None) -> list[ItemT]:
-    """`count` of the items at even distances, all when None or when there are no more."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

@@ -12,11 +12,17 @@ import torch
 from PIL import Image
 
 from intaglio.errors import UnknownChoice
-from intaglio.metrics.encoders import DEFAULT_ENCODER, TextEncoder, load_encoder, load_text_encoder
+from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder, load_text_encoder
+from intaglio.metrics.encoders.protocol import TextEncoder
 from intaglio.metrics.grid import contact_sheet
-from intaglio.study.draw import Drawing, draw, spread
-from intaglio.study.manifest import Manifest, Prompt, Task, load_manifest
-from intaglio.study.score import PIXELS, drift, score_style, score_task, subject_scores
+from intaglio.metrics.prompt import PIXELS
+from intaglio.metrics.registry import measure, metrics
+from intaglio.metrics.scores import spread
+from intaglio.metrics.shown import Shown
+from intaglio.study.draw import Drawing, draw
+from intaglio.study.show import show
+from intaglio.study.tasks.load import load_manifest
+from intaglio.study.tasks.manifest import Manifest, Prompt, Task
 from intaglio.study.truth import Truth
 
 
@@ -36,7 +42,7 @@ class Report:
     drawn: list[tuple[Prompt, list[Image.Image]]] = field(repr=False, default_factory=list)
 
     def table(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
+        """Everything but the images, for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "drawn"}
 
     def sheet(self) -> Image.Image:
@@ -45,7 +51,7 @@ class Report:
 
 
 class Evaluator:
-    """Scores pipelines on tasks of one benchmark; encoders are loaded and true pictures are encoded once."""
+    """Scores pipelines on tasks of one benchmark; encoders are loaded and true images are encoded once."""
 
     def __init__(
         self,
@@ -63,7 +69,7 @@ class Evaluator:
         self.text: TextEncoder | None = None if prompt_encoder is None else load_text_encoder(prompt_encoder, device)
 
     def unrelated(self, pipeline: Any) -> list[Image.Image]:
-        """One picture of each unrelated prompt; drawn by the base first, it is what drift is measured from."""
+        """One image of each unrelated prompt; drawn by the base first, it is what drift is measured from."""
         texts = spread(self.manifest.unrelated, self.drawing.num_unrelated)
         return [images[0] for images in draw(pipeline, texts, 1, self.drawing, "unrelated")] if texts else []
 
@@ -80,7 +86,7 @@ class Evaluator:
         Args:
             prompt_set: key of `task.prompts`; None takes the first.
             base_unrelated: what `unrelated` gave for the base; empty leaves drift out.
-            ceiling: score real pictures, put through the pipeline's autoencoder, too.
+            ceiling: score real images, put through the pipeline's autoencoder, too.
 
         Raises:
             UnknownChoice: the task has no such prompts.
@@ -91,29 +97,29 @@ class Evaluator:
         prompts = spread(task.prompts[name], self.drawing.num_prompts)
         images = draw(pipeline, [p.text for p in prompts], self.drawing.images_per_prompt, self.drawing, "task")
         drawn = list(zip(prompts, images, strict=True))
-        scores = score_task(task, drawn, self.truth, self.text)
+        unrelated = self.unrelated(pipeline) if base_unrelated else []
+        shown = Shown(show(task, drawn, self.truth, self.text), self.truth.encoder, unrelated, base_unrelated)
+        scores = measure(shown)
         if self.second is not None:
-            scores |= {f"{name}_second": value for name, value in subject_scores(task, drawn, self.second).items()}
+            seen = Shown(show(task, drawn, self.second), self.second.encoder)
+            scores |= _named("second", measure(seen, [m for m in metrics() if m.second], real=False))
         if ceiling:
             best = [(p, through_autoencoder(pipeline, self._best(task, p, images[0][0].width))) for p in prompts]
-            scores |= {f"{name}_ceiling": value for name, value in subject_scores(task, best, self.truth).items()}
-        if task.style is not None and self.text is not None:
-            styles = sorted({t.style for t in self.manifest.tasks if t.style is not None})
-            scores["style"] = score_style(task, drawn, styles, self.text)
-            side = images[0][0].width
-            real = [(p, self.truth.pictures(task.references[p.reference], p, side)) for p in prompts]
-            scores["style_real"] = score_style(task, real, styles, self.text)
-        if base_unrelated:
-            scores["drift"] = drift(self.unrelated(pipeline), base_unrelated, self.truth)
+            seen = Shown(show(task, best, self.truth), self.truth.encoder)
+            scores |= _named("ceiling", measure(seen, [m for m in metrics() if m.ceiling], real=False))
         encoder, second = self.truth.encoder.name, None if self.second is None else self.second.encoder.name
         read_by = PIXELS if self.text is None else self.text.name
         return Report(task.name, name, encoder, second, read_by, self.drawing.model_dump(), scores, drawn)
 
     def _best(self, task: Task, prompt: Prompt, side: int) -> list[Image.Image]:
-        """Real pictures of what the prompt asks for: the learned ones, or where these show other things, as those of a
+        """Real images of what the prompt asks for: the learned ones, or where these show other things, as those of a
         style do, the held-out ones."""
         files = task.references[prompt.reference] if task.kind == "style" else task.learned_for(prompt)
-        return self.truth.pictures(files, prompt, side)
+        return self.truth.images(files, prompt, side)
+
+
+def _named(ending: str, scores: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_{ending}": value for name, value in scores.items()}
 
 
 def evaluate(
@@ -133,10 +139,10 @@ def evaluate(
     Args:
         adapter: folder of a training run; None scores the model alone.
         task: a name in the benchmark's manifest.
-        bench: folder of `bench-data build`, or google/dreambooth's `dataset`.
+        bench: folder of `study build`, or google/dreambooth's `dataset`.
         model: what the adapter was trained on; None reads it from the adapter's summary.json.
         prompt_set: "colour", "terrain", "style" or "dreambooth"; None takes the task's first.
-        encoder: of pictures; every report names it.
+        encoder: of images; every report names it.
         second_encoder: scores subjects too, for a second opinion.
         prompt_encoder: one that reads text (`clip:MODEL`, `judge:FOLDER`); None checks prompts by pixels.
 
@@ -184,7 +190,7 @@ def open_base(adapter: Path | None, model: str | None) -> Any:
 
 @torch.no_grad()
 def through_autoencoder(pipeline: Any, images: Sequence[Image.Image]) -> list[Image.Image]:
-    """What a perfect denoiser would draw: the pictures, encoded and decoded by the pipeline's autoencoder."""
+    """What a perfect denoiser would draw: the images, encoded and decoded by the pipeline's autoencoder."""
     levels = pipeline.image_processor.preprocess(list(images)).to(pipeline.device, pipeline.vae.dtype)
     decoded = pipeline.vae.decode(pipeline.vae.encode(levels).latent_dist.mode()).sample
     return pipeline.image_processor.postprocess(decoded, output_type="pil")

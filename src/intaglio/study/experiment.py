@@ -1,19 +1,16 @@
-"""`intaglio compare RECIPE.toml`: what is compared, as a strict table, and the runs that it asks for."""
+"""What is compared, as a strict table: `intaglio study run RECIPE.toml`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from intaglio.config import StrictModel
 from intaglio.metrics.encoders import DEFAULT_ENCODER, SECOND_ENCODER
 from intaglio.study.draw import Drawing
-from intaglio.study.manifest import Manifest
-from intaglio.training.recipe import Recipe
+from intaglio.training.recipe import Recipe, flag_of, into_sections, sections
 
 NOT_FOR_METHODS = {
     "instance_data_dir",
@@ -55,12 +52,24 @@ class MethodSpec(StrictModel):
 
 
 def _check_train(keys: dict[str, Any], whose: str) -> None:
-    unknown = sorted(set(keys) - set(Recipe.model_fields))
-    own = sorted(set(keys) & NOT_FOR_METHODS)
+    """Unknown keys, and those that the experiment sets itself; values are checked when the runs are planned."""
+    told = into_sections(keys)
+    unknown = sorted(set(told) - set(Recipe.model_fields))
+    own = {
+        flag_of(key, sections()[name].model_fields[key])
+        for name in told
+        if isinstance(told[name], dict)
+        for key in told[name]
+        if _is_field(name, key)
+    }
     if unknown:
         raise ValueError(f"{whose}: {', '.join(unknown)} in train is no key of a training recipe")
-    if own:
-        raise ValueError(f"{whose}: {', '.join(own)} in train is set by the experiment")
+    if own & NOT_FOR_METHODS:
+        raise ValueError(f"{whose}: {', '.join(sorted(own & NOT_FOR_METHODS))} in train is set by the experiment")
+
+
+def _is_field(section: str, key: str) -> bool:
+    return section in Recipe.model_fields and key in sections()[section].model_fields
 
 
 class Tuning(StrictModel):
@@ -90,6 +99,8 @@ class Experiment(StrictModel):
     train_batch_size: int = Field(4, ge=1)
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of a training recipe, for every method."""
+    compute: Literal["auto", "integer", "float"] = "float"
+    """Arithmetic of methods whose `train` names none; float gives the same rows on every machine."""
     unpack_base: bool = False
     """Train on unpacked weights: faster on a CPU, but then rows have no peak memory and no seconds a step."""
     encoder: str = DEFAULT_ENCODER
@@ -127,98 +138,3 @@ class Experiment(StrictModel):
     @property
     def folder(self) -> Path:
         return self.out or Path("out/compare") / self.name
-
-
-class Run(StrictModel):
-    """One method on one task with one seed: one row."""
-
-    label: str
-    model: str
-    bench: Path
-    task: str
-    seed: int
-    prompt_set: str | None
-    base: str | None
-    """Format of the base that is loaded; None is float."""
-    train: dict[str, Any]
-    learning_rate: float | None
-    steps: int
-    every: int
-    train_batch_size: int
-    unpack_base: bool
-    encoder: str
-    second_encoder: str | None
-    prompt_encoder: str | None
-    drawing: Drawing
-
-    @property
-    def key(self) -> str:
-        """Equal for runs that would give the same row."""
-        values = self.model_dump(mode="json", exclude={"label", "bench"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def table_runs(experiment: Experiment, manifest: Manifest, tuned: dict[str, dict[str, Any]]) -> list[Run]:
-    """The runs of the table, one task after the other, so that early rows already compare methods.
-
-    Args:
-        tuned: label -> {"learning_rate", "steps"}, where tuning has chosen them.
-    """
-    return [
-        _run(experiment, spec, task.name, seed, _rate(spec, tuned), _steps(experiment, spec, tuned))
-        for seed in experiment.seeds
-        for task in manifest.select(experiment.tasks)
-        for spec in experiment.methods
-    ]
-
-
-def tuning_runs(experiment: Experiment, manifest: Manifest) -> list[Run]:
-    """All learning rates of all methods on the tuning tasks."""
-    assert experiment.tuning is not None
-    return [
-        _run(experiment, spec, task.name, seed, rate, experiment.steps)
-        for seed in experiment.tuning.seeds
-        for task in manifest.select(experiment.tuning.tasks)
-        for spec in experiment.methods
-        for rate in spec.learning_rates
-        if spec.train and spec.tuned_as is None
-    ]
-
-
-def _rate(spec: MethodSpec, tuned: dict[str, dict[str, Any]]) -> float | None:
-    return spec.learning_rate or tuned.get(spec.tuned_as or spec.label, {}).get("learning_rate")
-
-
-def _steps(experiment: Experiment, spec: MethodSpec, tuned: dict[str, dict[str, Any]]) -> int:
-    return spec.steps or tuned.get(spec.tuned_as or spec.label, {}).get("steps") or experiment.steps
-
-
-def _run(
-    experiment: Experiment, spec: MethodSpec, task: str, seed: int, learning_rate: float | None, steps: int
-) -> Run:
-    from intaglio.methods.registry import build_method
-    from intaglio.methods.settle import default_method_name
-
-    base = spec.base
-    if spec.train:
-        method = build_method(str(spec.train.get("method", default_method_name("cpu"))), {})
-        base = spec.train.get("base", method.default_base) if method.needs_base and spec.model is None else None
-    return Run(
-        label=spec.label,
-        model=spec.model or experiment.model,
-        bench=experiment.bench,
-        task=task,
-        seed=seed,
-        prompt_set=experiment.prompt_set,
-        base=base,
-        train={**experiment.train, **spec.train} if spec.train else {},
-        learning_rate=learning_rate,
-        steps=steps if spec.train else 0,
-        every=experiment.steps // experiment.checkpoints,
-        train_batch_size=experiment.train_batch_size,
-        unpack_base=experiment.unpack_base,
-        encoder=experiment.encoder,
-        second_encoder=experiment.second_encoder,
-        prompt_encoder=experiment.prompt_encoder,
-        drawing=experiment.drawing,
-    )

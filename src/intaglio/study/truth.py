@@ -1,4 +1,4 @@
-"""The true pictures of prompts, and their features, each computed once and kept beside the benchmark."""
+"""The true images of prompts, and their features, each computed once and kept beside the benchmark."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from intaglio.files import write_atomic
 from intaglio.metrics.encoders import ImageEncoder
-from intaglio.study.compose import compose, open_cutout, recolour
-from intaglio.study.manifest import Manifest, Prompt
+from intaglio.study.tasks.compose import compose, open_cutout, recolour
+from intaglio.study.tasks.manifest import Manifest, Prompt
 
 RGB = tuple[int, int, int]
 
@@ -25,19 +25,19 @@ class Truth:
         self.manifest, self.encoder = manifest, encoder
         self._features: dict[str, Tensor] = {}
 
-    def pictures(self, files: Sequence[Path], prompt: Prompt, side: int) -> list[Image.Image]:
+    def images(self, files: Sequence[Path], prompt: Prompt, side: int) -> list[Image.Image]:
         """Cut-outs as `prompt` asks for them, RGB, `side` pixels wide; photos come as they are."""
-        return [self._picture(self.manifest.folder / file, prompt, side) for file in files]
+        return [self._image(self.manifest.folder / file, prompt, side) for file in files]
 
     def features(self, files: Sequence[Path], prompt: Prompt, side: int) -> Tensor:
-        """(len(files), D) features of these pictures."""
+        """(len(files), D) features of these images."""
         stamps = [(str(f), (self.manifest.folder / f).stat().st_mtime_ns) for f in files]
         asked = [self.encoder.name, side, prompt.background, prompt.team_colour, stamps]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         if key not in self._features:
             path = self.manifest.folder / ".features" / f"{key}.safetensors"
             if not path.is_file():
-                found = {"features": self.encoder.features(self.pictures(files, prompt, side))}
+                found = {"features": self.encoder.features(self.images(files, prompt, side))}
                 write_atomic(path, lambda temporary: save_file(found, temporary))
             self._features[key] = load_file(path)["features"]
         return self._features[key]
@@ -51,7 +51,7 @@ class Truth:
         paths = {n: b for n, b in self.manifest.backgrounds.items() if isinstance(b, Path)}
         return {name: [_texture(self.manifest.folder / path)] for name, path in paths.items()}
 
-    def _picture(self, path: Path, prompt: Prompt, side: int) -> Image.Image:
+    def _image(self, path: Path, prompt: Prompt, side: int) -> Image.Image:
         cutout = _cutout(path)
         if prompt.background is None and cutout.getchannel("A").getextrema() == (255, 255):
             return cutout.convert("RGB")
