@@ -67,6 +67,10 @@ TARGETS = {
     "sdxl": "all",
     "sd3": ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "ff.net.0.proj", "norm1.linear"),
     "flux": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "proj_mlp", "proj_out", "ff.net.2", "norm.linear"),
+    "flux2-klein": ("to_q", "to_v", "to_out.0", "add_k_proj", "ff.linear_in", "to_qkv_mlp_proj", "attn.to_out"),
+    "krea2": ("to_q", "to_gate", "to_out.0", "ff.up"),
+    "z-image": ("to_q", "to_k", "to_out.0", "feed_forward.w1"),
+    "qwen-image": ("to_q", "add_k_proj", "to_out.0", "img_mlp.net.2", "img_mod.1"),
 }
 
 
@@ -92,6 +96,13 @@ LOADED = [
     ("sdxl", "kohya", ("to_q", "to_k", "to_out.0", "ff.net.2", "conv2")),
     ("sd3", "diffusers", TARGETS["sd3"]),
     ("flux", "diffusers", TARGETS["flux"]),
+    ("flux2-klein", "diffusers", TARGETS["flux2-klein"]),
+    ("flux2-klein", "kohya", TARGETS["flux2-klein"]),
+    ("krea2", "diffusers", TARGETS["krea2"]),
+    ("z-image", "diffusers", TARGETS["z-image"]),
+    ("z-image", "comfyui", ("w1", "w2")),
+    ("qwen-image", "diffusers", TARGETS["qwen-image"]),
+    ("qwen-image", "comfyui", TARGETS["qwen-image"]),
     ("flux", "kohya", ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_v", "to_add_out", "ff.net.2")),
 ]
 

@@ -51,7 +51,8 @@ class Int8Lora(Method):
 
     def check_base(self, format: Format) -> None:
         """Refuse a base whose integers do not stand for the weight up to one factor per output channel."""
-        if format.group_size is not None or not format.symmetric or format.levels is not None:
+        plain = format.symmetric and format.levels is None and format.rotation is None
+        if format.group_size is not None or not plain:
             raise UserError(
                 f"int8_lora cannot train over {format.name}: its GEMMs need one scale per output channel and no zero "
                 "point. Use base int8, int7, int6, int5 or int4, or method qlora, which takes every format"
