@@ -26,7 +26,7 @@ from intaglio.checkpoints.calibration import input_grams, quantize_by_outputs
 from intaglio.checkpoints.load import denoiser_of, load_pipeline
 from intaglio.checkpoints.quantize import save_quantized
 from intaglio.families.registry import denoisers_of
-from intaglio.layers.model import BaseRecord, layers_to_quantize, quantize_model
+from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, quantize_model
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.scores import mean_matched_cosine
 from intaglio.quantizers.formats import parse_format

@@ -26,7 +26,7 @@ from intaglio.adapters.attach import load_adapter
 from intaglio.checkpoints.load import denoiser_of
 from intaglio.layers import frozen
 from intaglio.layers.kinds import MergeableLayer
-from intaglio.layers.model import find_layers
+from intaglio.layers.names import find_layers
 from intaglio.layers.scaled import TimestepScaledLayer
 from intaglio.study.evaluate import open_base
 

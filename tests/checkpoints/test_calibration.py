@@ -9,7 +9,8 @@ import intaglio
 from intaglio.checkpoints.calibration import input_grams, quantize_by_outputs
 from intaglio.families.registry import denoisers_of
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import BaseRecord, base_record, find_layers, layers_to_quantize, quantize_model
+from intaglio.layers.names import find_layers
+from intaglio.layers.quantize_model import BaseRecord, base_record, layers_to_quantize, quantize_model
 from intaglio.quantizers.quantize import to_rows
 from tiny_models import make_unet
 

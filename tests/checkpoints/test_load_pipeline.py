@@ -11,7 +11,7 @@ from intaglio.checkpoints import inspect as inspection
 from intaglio.checkpoints.inspect import inspect_model
 from intaglio.checkpoints.load import denoiser_of, load_pipeline
 from intaglio.errors import UserError, WrongBase
-from intaglio.layers.model import base_format, base_hash
+from intaglio.layers.quantize_model import base_format, base_hash
 from tiny_pipelines import make_pipeline, realign, run
 
 

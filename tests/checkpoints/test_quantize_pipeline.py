@@ -22,8 +22,10 @@ from intaglio.checkpoints.load import denoiser_of, load_pipeline
 from intaglio.checkpoints.quantize import quantize_pipeline, save_quantized
 from intaglio.errors import UserError
 from intaglio.families.sd import FAMILY
-from intaglio.layers.model import base_hash, layers_to_quantize, replace, return_memory
+from intaglio.layers.names import replace
+from intaglio.layers.quantize_model import base_hash, layers_to_quantize
 from intaglio.quantizers.formats import parse_format
+from intaglio.runtime.memory import return_memory
 from tiny_pipelines import make_pipeline, run
 
 
@@ -172,7 +174,7 @@ MEASURE = """
 import ctypes, sys
 import torch
 from diffusers import UNet2DConditionModel
-from intaglio.layers.model import return_memory
+from intaglio.runtime.memory import return_memory
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from tiny_pipelines import tiny_unet
 

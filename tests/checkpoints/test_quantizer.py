@@ -17,7 +17,7 @@ from intaglio.checkpoints.quantize import save_quantized
 from intaglio.errors import Problems, UserError
 from intaglio.families.registry import denoisers_of
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import BaseRecord, base_format, base_hash, base_record, quantize_model
+from intaglio.layers.quantize_model import BaseRecord, base_format, base_hash, base_record, quantize_model
 from tiny_pipelines import make_pipeline, realign, run
 
 DTYPE = next(iter(dtype_argument(torch.float32)))  # diffusers renamed it

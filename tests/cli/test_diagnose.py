@@ -8,7 +8,8 @@ from torch import nn
 
 from intaglio.layers.frozen import quantize_layer
 from intaglio.layers.gemm_errors import GEMMS, layer_errors
-from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.quantizers.formats import parse_format
 from intaglio.training.diagnose import LayerReport, markdown
 

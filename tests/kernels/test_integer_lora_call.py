@@ -6,8 +6,9 @@ from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.layers.frozen import quantize_layer
-from intaglio.layers.int8_lora import step as integer_lora_step
-from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
+from intaglio.layers.int8_lora.step import Step
 from intaglio.quantizers.formats import parse_format
 
 
@@ -45,16 +46,16 @@ def step_of(layer, x, need_x=True):
 
 def both(monkeypatch, layer, *args):
     made = []
-    one = integer_lora_step.step_call
+    one = Step.whole_step
 
     def seen(*given):
         made.append(one(*given))
         return made[-1]
 
-    monkeypatch.setattr(integer_lora_step, "step_call", seen)
+    monkeypatch.setattr(Step, "whole_step", seen)
     together = step_of(layer, *args)
     assert [call is not None for call in made] == [True, True]
-    monkeypatch.setattr(integer_lora_step, "step_call", lambda *given: None)
+    monkeypatch.setattr(Step, "whole_step", lambda *given: None)
     return together, step_of(layer, *args)
 
 
@@ -98,11 +99,9 @@ def test_names_the_layer_whose_numbers_are_not_finite(value):
 
 def test_is_laid_out_once_a_shape_and_again_for_other_weights():
     layer, x = layer_of(lambda: nn.Linear(24, 20), alpha=5.0), torch.randn(9, 24)
+    step = layer._step()
+    assert step.whole_step(x, x.shape) is step.whole_step(x, x.shape)
     step_of(layer, x)
-    kept = dict(layer.calls)
-    assert len(kept) == 3  # output, gradient, the whole step
-    step_of(layer, x)
-    assert all(layer.calls[key] is call for key, call in kept.items())
+    assert layer._step() is step
     layer.alpha = 7.0
-    step_of(layer, x)
-    assert not any(layer.calls[key] is call for key, call in kept.items())
+    assert layer._step() is not step

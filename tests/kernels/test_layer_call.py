@@ -1,15 +1,10 @@
 """A layer in one call against its operators one after the other, bit for bit."""
 
-import copy
-
 import pytest
 import torch
-from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.kernels.weight_product import LayerCall, Pair, Window, integer_weight
-from intaglio.layers import integer
-from intaglio.layers.frozen import quantize_layer
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import quantize
 
@@ -67,37 +62,3 @@ def test_a_shape_that_does_not_fit():
     options = {"groups": 2, "column_scale": weight.scale, "bias": None, "grad_input_size": None}
     with pytest.raises(UserError, match=r"weight_product: codes \(1, 1, 2, 4\) against a weight of 5 x 1 taps x 3"):
         LayerCall(weight, Window(), (1, 1, 2, 4), torch.float32, **options)
-
-
-def layer_of():
-    layer = quantize_layer(nn.Linear(12, 8), parse_format("int4"), "absmax")
-    layer.integer_gemms = integer.GEMMS
-    return layer
-
-
-def test_a_layer_sees_what_changed_since():
-    layer, x = layer_of(), torch.randn(3, 12)
-    before = layer(x)
-    with torch.no_grad():
-        layer.bias += 1
-    torch.testing.assert_close(layer(x), before + 1)
-    layer.scale *= 2
-    torch.testing.assert_close(layer(x) - layer.bias, 2 * (before + 1 - layer.bias))
-    layer.input_scale = torch.full((12,), 0.5)
-    torch.testing.assert_close(layer(x), before + 1)
-
-
-def test_a_copy_remembers_nothing():
-    layer, x = layer_of(), torch.randn(3, 12)
-    expected = layer(x)
-    twin = copy.deepcopy(layer)
-    assert layer.calls
-    assert not twin.calls
-    assert torch.equal(twin(x), expected)
-
-
-def test_few_shapes_are_remembered():
-    layer = layer_of()
-    for rows in range(1, integer.MOST_CALLS + 3):
-        layer(torch.randn(rows, 12))
-    assert 0 < len(layer.calls) <= integer.MOST_CALLS

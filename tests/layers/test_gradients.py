@@ -39,9 +39,9 @@ CASES = list(itertools.product(["int8", "int4", "int4_asym", "int4_g64", "int4_g
 
 def dense_reference(layer, x, r_out, r_in, rows):
     """Each sample through a dense weight of its own: W = r_out * W_hat * r_in."""
-    weight = frozen.float_weight(layer, torch.float64)
-    if frozen.input_scale(layer) is not None:
-        weight = frozen.scale_inputs(layer, weight, frozen.input_scale(layer).double())
+    weight = frozen.weight_of(layer, torch.float64).matrix(torch.float64)
+    if getattr(layer, "input_scale", None) is not None:
+        weight = frozen.scale_inputs(layer, weight, layer.input_scale.double())
     bias = None if layer.bias is None else layer.bias.double()
     outputs = []
     for sample, row in zip(x, rows, strict=True):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from intaglio.errors import UnknownChoice
-from intaglio.layers import frozen, integer
-from intaglio.layers.frozen import quantize_layer, set_integer_gemms
+from intaglio.kernels.weight_product import integer_weight
+from intaglio.layers import frozen
+from intaglio.layers.frozen import quantize_layer
+from intaglio.layers.integer_path import set_compute
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.scaled import ScaledLayer, TimestepScaledLayer
 from intaglio.layers.timesteps import Selection, TimestepContext
@@ -39,7 +40,7 @@ def quantized(layer, format, scale_inputs=False):
 
 def integer_twin(base):
     """A float layer of the weight that the integer products multiply with."""
-    weight = base.integer_weight()
+    weight = integer_weight(base.quantized())
     rows = (weight.codes() * weight.scale[:, None]).double()
     twin = frozen.to_float(base).double()
     if isinstance(base, nn.Conv2d):
@@ -74,7 +75,7 @@ def test_a_product_is_within_half_a_step_of_its_operand(format, scale_inputs):
         base = quantized(layer, format, scale_inputs)
         twin = integer_twin(base)
         y, grad = run(twin, x.double())
-        set_integer_gemms(base, integer.GEMMS)
+        set_compute(base, "integer")
         got_y, got_grad = run(base, x)
         absolute = integer_twin(base)
         absolute.weight.data.abs_()
@@ -90,25 +91,6 @@ def test_a_product_is_within_half_a_step_of_its_operand(format, scale_inputs):
         assert ((got_grad.double() - grad).norm() / grad.norm()) < RELATIVE
 
 
-def test_each_product_can_be_left_in_float():
-    torch.manual_seed(0)
-    for layer, x in cases():
-        base = quantized(layer, "int4")
-        in_float = run(base, x)
-        set_integer_gemms(base, ("output",))
-        forward = run(base, x)
-        set_integer_gemms(base, ("grad_input",))
-        backward = run(base, x)
-        assert torch.equal(forward[1], in_float[1])
-        assert not torch.equal(forward[0], in_float[0])
-        assert torch.equal(backward[0], in_float[0])
-        assert not torch.equal(backward[1], in_float[1])
-        set_integer_gemms(base, ())
-        assert torch.equal(run(base, x)[0], in_float[0])
-    with pytest.raises(UnknownChoice, match=r"unknown integer GEMM 'outputs' \(did you mean 'output'\?\)"):
-        set_integer_gemms(base, ("outputs",))
-
-
 def test_float64_and_groups_stay_exact():
     for layer, x in (
         (nn.Linear(8, 8), torch.randn(2, 8).double()),
@@ -116,7 +98,7 @@ def test_float64_and_groups_stay_exact():
     ):
         base = quantized(layer, "int8").to(x.dtype)
         expected = run(base, x)
-        set_integer_gemms(base, integer.GEMMS)
+        set_compute(base, "integer")
         assert all(torch.equal(a, b) for a, b in zip(run(base, x), expected, strict=True))
 
 
@@ -136,9 +118,9 @@ def test_scales(format, train_input):
             for offset in adapted.parameters():
                 if offset.requires_grad:
                     offset.data = torch.randn_like(offset) * 0.2
-            set_integer_gemms(base, ())
+            set_compute(base, "float")
             expected = run(adapted, x)
-            set_integer_gemms(base, integer.GEMMS)
+            set_compute(base, "integer")
             assert_near(run(adapted, x), expected, f"{base} {type(adapted).__name__}")
 
 
@@ -150,7 +132,7 @@ def test_low_rank(format):
         adapted = LowRankLayer(base, 4, 8.0)
         nn.init.normal_(adapted.lora_b, std=0.1)
         expected = run(adapted, x)
-        set_integer_gemms(base, integer.GEMMS)
+        set_compute(base, "integer")
         assert_near(run(adapted, x), expected, str(base))
 
 
@@ -158,7 +140,7 @@ def test_adapted_at_the_start_equals_its_base_bit_for_bit():
     torch.manual_seed(0)
     for layer, x in cases():
         base = quantized(layer, "int4")
-        set_integer_gemms(base, integer.GEMMS)
+        set_compute(base, "integer")
         expected = run(base, x)
         for adapted in (ScaledLayer(base, train_input=True), LowRankLayer(base, 4, 4.0)):
             assert torch.equal(run(adapted, x)[0], expected[0])
@@ -168,7 +150,7 @@ def test_bfloat16():
     torch.manual_seed(0)
     for layer, x in cases():
         base = quantized(layer, "int4")
-        set_integer_gemms(base, integer.GEMMS)
+        set_compute(base, "integer")
         expected = run(base, x)
         got = run(base.bfloat16(), x.bfloat16())
         assert got[0].dtype == got[1].dtype == torch.bfloat16
@@ -183,7 +165,7 @@ def kept_bytes(layer, x):
 def test_only_codes_are_kept(make):
     """A byte an element of input and output, a float32 scale each token, the factors; no float activation."""
     base = quantized(make(128, 256), "int4")
-    set_integer_gemms(base, integer.GEMMS)
+    set_compute(base, "integer")
     x = torch.randn(2, 8, 128) if isinstance(base, nn.Linear) else torch.randn(2, 128, 4, 4)
     tokens = x.numel() // 128
     assert kept_bytes(base, x) == 0
@@ -196,7 +178,7 @@ def test_only_codes_are_kept(make):
 def test_not_finite_input_reaches_the_output():
     """A row that cannot be rounded is NaN in the output: the training loop sees it and stops."""
     base = quantized(nn.Linear(16, 8), "int4")
-    set_integer_gemms(base, integer.GEMMS)
+    set_compute(base, "integer")
     x = torch.randn(3, 16)
     x[1, 3] = float("inf")
     finite = torch.isfinite(base(x)).all(1)
@@ -206,7 +188,7 @@ def test_not_finite_input_reaches_the_output():
 @pytest.mark.parametrize("back", [False, True])
 def test_no_tokens(back):
     layer = quantize_layer(nn.Linear(12, 8), parse_format("int4"), "mse")
-    layer.integer_gemms = integer.GEMMS
+    layer.compute = "integer"
     x = torch.randn(0, 12, requires_grad=back)
     y = layer(x)
     assert y.shape == (0, 8)
@@ -220,8 +202,8 @@ def test_made_in_inference_mode():
     made = nn.Linear(12, 8)
     with torch.inference_mode():
         layer = quantize_layer(copy.deepcopy(made), parse_format("int4"), "mse")
-        layer.integer_gemms = integer.GEMMS
+        layer.compute = "integer"
         inside = layer(torch.ones(3, 12))
     layer = quantize_layer(made, parse_format("int4"), "mse")
-    layer.integer_gemms = integer.GEMMS
+    layer.compute = "integer"
     assert torch.equal(inside, layer(torch.ones(3, 12)))

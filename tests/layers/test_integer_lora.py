@@ -9,8 +9,10 @@ from torch import nn
 
 from intaglio.errors import UserError
 from intaglio.layers.frozen import quantize_layer
-from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic, weight_codes
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.layer import Int8LoraLayer, weight_codes
 from intaglio.layers.low_rank import LowRankLayer
+from intaglio.layers.shared_input import project
 from intaglio.quantizers import integer_step as step
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import from_rows, to_rows
@@ -189,20 +191,29 @@ def test_autograd_keeps_x_as_int8(make):
 
 
 def test_layers_with_one_input_round_it_once():
-    """Query, key and value: one set of codes, in memory too; never those of another tensor, or of older values."""
-    query, key = (layer_of(lambda: nn.Linear(64, 48), EXACT, rank=4, seed=s) for s in (0, 1))
+    """Query, key and value: one set of INT8 values, in memory too; what rounds otherwise rounds for itself."""
+    query, key, value = (layer_of(lambda: nn.Linear(64, 48), EXACT, rank=4, seed=s) for s in (0, 1, 2))
     x = torch.randn(2, 64, 64, requires_grad=True)
-    alone = [layer(x).detach() for layer in (query, key)]
-    kept, _ = saved_bytes(lambda: (query(x), key(x)), [*query.parameters(), *key.parameters()])
+    layers = query, key, value
+    alone = [layer(x).detach() for layer in layers]
+    kept, _ = saved_bytes(lambda: project(x, *layers), [p for layer in layers for p in layer.parameters()])
     tokens = 128
-    assert kept == tokens * (64 + 4) + 2 * 4 * 4 * tokens
-    results = query(x), key(x)
-    assert all(map(torch.equal, results, alone))
-    with torch.no_grad():
-        x.mul_(2)
-    assert torch.equal(key(x), key(x.detach().clone()))
+    assert kept == tokens * (64 + 4) + 3 * 4 * 4 * tokens
+    assert all(map(torch.equal, project(x, *layers), alone))
     other = layer_of(lambda: nn.Linear(64, 48), IntegerArithmetic(activation_bits=4), rank=4)
-    assert torch.equal(other(x), other(x.detach().clone()))
+    merged = layer_of(lambda: nn.Linear(64, 48), EXACT, rank=4)
+    merged.base.input_scale = torch.rand(64) + 0.5
+    plain = nn.Linear(64, 48)
+    mixed = query, other, key, merged, plain
+    assert all(map(torch.equal, project(x, *mixed), [layer(x) for layer in mixed]))
+
+
+def test_an_input_that_is_rounded_once_must_be_finite():
+    layers = [layer_of(lambda: nn.Linear(16, 8), EXACT, seed=s) for s in (0, 1)]
+    x = torch.randn(4, 16)
+    x[2, 3] = float("inf")
+    with pytest.raises(UserError, match=r"block\.to_q: its input has values that are not finite"):
+        project(x, *layers)
 
 
 def test_autocast_computes_the_same_integers():

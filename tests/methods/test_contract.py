@@ -13,10 +13,10 @@ from intaglio.adapters.file import read_header
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.integer import GEMMS
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import MergeableLayer
-from intaglio.layers.model import adapter_layers, base_hash, find_layers, quantize_model, replace
+from intaglio.layers.names import adapter_layers, find_layers, replace
+from intaglio.layers.quantize_model import base_hash, quantize_model
 from intaglio.methods.base import ATTENTION_TARGETS
 from intaglio.methods.registry import METHODS, build_method
 from tiny_models import make_unet
@@ -89,7 +89,7 @@ class IntegerBase(torch.nn.Module):
 def twin_at_start(method):
     """What the model must equal before training."""
     model = quantized_twin(method).requires_grad_(False)
-    install_integer_path(model, GEMMS if method.integer_only else ())
+    install_integer_path(model, method.integer_only)
     if isinstance(method, intaglio.Int8Lora):
         for name in attach(make_unet(), method).layers:
             replace(model, name, IntegerBase(model.get_submodule(name), method.scale == "power_of_two"))

@@ -9,7 +9,7 @@ from intaglio.adapters.file import LORA_FILE
 from intaglio.errors import UserError
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.model import adapter_layers
+from intaglio.layers.names import adapter_layers
 from intaglio.methods.base import ATTENTION_TARGETS
 from intaglio.methods.registry import METHODS
 from intaglio.quantizers.base import Base
@@ -24,7 +24,7 @@ def test_named_layers_stay_float(tmp_path):
     for name, layer in adapter_layers(adapter.model).items():
         is_float = name == one or name.endswith("to_v")
         assert type(layer) is (LowRankLayer if is_float else Int8LoraLayer), name
-        assert layer.base.integer_gemms == (() if is_float else ("output", "grad_input"))
+        assert layer.base.compute == ("float" if is_float else "integer")
     assert adapter.save(tmp_path).name == LORA_FILE
     loaded = intaglio.load_adapter(make_unet(), tmp_path)
     assert loaded.method == adapter.method

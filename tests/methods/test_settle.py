@@ -7,7 +7,8 @@ import intaglio
 from intaglio.errors import Problems, Slower, UserError
 from intaglio.kernels.weight_product import by_torch
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import adapter_layers, base_format
+from intaglio.layers.names import adapter_layers
+from intaglio.layers.quantize_model import base_format
 from intaglio.methods.settle import default_method_name, settle
 from intaglio.quantizers.base import Base
 from tiny_models import make_unet
@@ -40,7 +41,7 @@ def test_an_integer_step_follows_the_float_one(method, batch):
     assert (gradient - float_gradient).norm() < 0.1 * float_gradient.norm()
     assert torch.equal(gradients(method, batch, checkpointing=True)[2], gradient)
     adapter.detach()
-    assert all(not m.integer_gemms for m in adapter.model.modules() if isinstance(m, QuantizedLayer))
+    assert all(m.compute == "float" for m in adapter.model.modules() if isinstance(m, QuantizedLayer))
 
 
 def without_kernels(monkeypatch, exact):

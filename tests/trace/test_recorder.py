@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import intaglio
 from intaglio.errors import UserError
-from intaglio.layers.model import find_layers
+from intaglio.layers.names import find_layers
 from intaglio.trace import operations
 from intaglio.trace.operations import Vector, matmul, register
 from intaglio.trace.recorder import Recorder, record

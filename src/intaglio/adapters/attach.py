@@ -14,21 +14,10 @@ from intaglio.adapters.handle import Adapter
 from intaglio.errors import UserError
 from intaglio.families.registry import denoisers_of
 from intaglio.layers.geometry import geometry_of
-from intaglio.layers.integer import GEMMS
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
-from intaglio.layers.model import (
-    BaseRecord,
-    adapter_layers,
-    base_format,
-    base_record,
-    find_layers,
-    is_kept,
-    layers_to_quantize,
-    match_targets,
-    quantize_model,
-    replace,
-)
+from intaglio.layers.names import adapter_layers, find_layers, is_kept, match_targets, replace
+from intaglio.layers.quantize_model import BaseRecord, base_format, base_record, layers_to_quantize, quantize_model
 from intaglio.layers.timesteps import TimestepContext, install_hook
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
@@ -119,7 +108,7 @@ def _attach(model: nn.Module, settled: Settled, targets: Sequence[str] | None, c
     layers = dict(find_layers(model))
     model.requires_grad_(method.trains_rest and targets is None)
     integer = settled.compute == "integer"
-    install_integer_path(model, GEMMS if integer else (), integer_attention=method.attention_in_integers())
+    install_integer_path(model, integer, integer_attention=method.attention_in_integers())
     family = denoisers_of(model)
     context = TimestepContext(family.attention_targets)
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}

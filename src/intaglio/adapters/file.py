@@ -18,7 +18,7 @@ from torch import Tensor
 
 from intaglio.errors import UserError
 from intaglio.files import write_atomic
-from intaglio.layers.model import BaseRecord
+from intaglio.layers.quantize_model import BaseRecord
 
 SCHEMA_VERSION = 1
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -38,7 +38,7 @@ class Header:
     model_class: str
     base: BaseRecord | None
     base_hash: str | None
-    """`layers.model.base_hash` of the quantized base; None for a float base."""
+    """`layers.quantize_model.base_hash` of the quantized base; None for a float base."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -15,7 +15,8 @@ from intaglio.layers import frozen
 from intaglio.layers.integer_path import remove_integer_path
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.model import adapter_layers, base_hash, base_record, find_layers, hold_float_weights, replace
+from intaglio.layers.names import adapter_layers, find_layers, replace
+from intaglio.layers.quantize_model import base_hash, base_record, hold_float_weights, set_base_record
 from intaglio.layers.timesteps import TimestepContext
 from intaglio.methods.registry import method_options
 from intaglio.methods.settle import Settled
@@ -160,7 +161,7 @@ class Adapter:
                 replace(self.model, name, frozen.to_float(layer))
             if getattr(self.model, "hf_quantizer", None) is not None:
                 self.model.dequantize()  # pyright: ignore[reportCallIssue]  of diffusers: its config says float again
-            self.model.__dict__.pop("_intaglio_base", None)
+            set_base_record(self.model, None)
         self.model.requires_grad_(False)
         return self.model
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from intaglio.families.registry import denoisers_of
 from intaglio.layers.frozen import with_weight
 from intaglio.layers.geometry import geometry_of
-from intaglio.layers.model import BaseRecord, layers_to_quantize, replace, set_base_record
+from intaglio.layers.names import replace
 from intaglio.layers.patches import channels_last_rows, unfold
+from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, set_base_record
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RangeSearch
 from intaglio.quantizers.reconstruction import quantize_to_outputs

@@ -20,9 +20,12 @@ from intaglio.checkpoints.checkpoint import check_readable
 from intaglio.checkpoints.quantization_config import IntaglioConfig, describe, forget
 from intaglio.errors import Problems, UserError
 from intaglio.layers import frozen
-from intaglio.layers.model import find_layers, layers_to_quantize, one_thread, replace, return_memory
+from intaglio.layers.names import find_layers, replace
+from intaglio.layers.quantize_model import layers_to_quantize
 from intaglio.quantizers.formats import Format, parse_format
 from intaglio.quantizers.quantize import QuantizedWeight, quantize
+from intaglio.runtime.memory import return_memory
+from intaglio.runtime.threads import one_thread
 
 _PARTS = ("qdata", "scale", "zero_point", "input_scale")
 

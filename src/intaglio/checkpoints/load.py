@@ -17,7 +17,7 @@ from intaglio.checkpoints.inspect import DENOISERS, ModelInfo, embedded_base, in
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.errors import UserError
 from intaglio.families.registry import families
-from intaglio.layers.model import quantize_model
+from intaglio.layers.quantize_model import quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
 

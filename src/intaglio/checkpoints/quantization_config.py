@@ -14,8 +14,8 @@ from torch import nn
 
 from intaglio.errors import Problems, UnknownChoice, UserError
 from intaglio.families.registry import denoisers_of
-from intaglio.layers.model import BaseRecord, set_base_record
-from intaglio.layers.model import base_hash as hash_of
+from intaglio.layers.quantize_model import BaseRecord, set_base_record
+from intaglio.layers.quantize_model import base_hash as hash_of
 from intaglio.quantizers.base import Base
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RANGE_SEARCHES, RangeSearch
@@ -32,7 +32,7 @@ class IntaglioConfig(QuantizationConfigMixin):
         format: "int8", "int4", "nf4", with "_g<size>" for groups and "_asym" for zero points.
         range_search: "absmax", "percentile" or "mse".
         keep_float: starts of the names of layers that stay float; None: those of the model's family.
-        base_hash: `layers.model.base_hash` of the result. Found by quantizing; verified when a folder is loaded.
+        base_hash: `layers.quantize_model.base_hash` of the result. Found by quantizing; verified when loaded.
 
     Raises:
         Problems: a value that cannot be used, or a key that is not known; all of them at once.
@@ -134,6 +134,6 @@ def describe(model: Any, config: IntaglioConfig) -> None:
 
 def forget(model: Any) -> None:
     """Undo `describe`: the model is float again, and is saved as such."""
-    model.__dict__.pop("_intaglio_base", None)
+    set_base_record(model, None)
     config = {k: v for k, v in model.config.items() if k not in ("quantization_config", "_pre_quantization_dtype")}
     model._internal_dict = type(model.config)(config)

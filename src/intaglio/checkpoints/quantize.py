@@ -25,7 +25,8 @@ from intaglio.checkpoints.quantization_config import IntaglioConfig, describe
 from intaglio.errors import UserError
 from intaglio.files import new_folder
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.model import base_hash, base_record, find_layers
+from intaglio.layers.names import find_layers
+from intaglio.layers.quantize_model import base_hash, base_record
 from intaglio.quantizers.ranges import RangeSearch
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

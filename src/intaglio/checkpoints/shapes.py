@@ -17,7 +17,8 @@ from intaglio.errors import UnknownChoice, UserError
 from intaglio.families.registry import denoisers_of, families
 from intaglio.families.shape import Shape
 from intaglio.layers.frozen import with_weight
-from intaglio.layers.model import BaseRecord, layers_to_quantize, replace, set_base_record
+from intaglio.layers.names import replace
+from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, set_base_record
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import QuantizedWeight
 

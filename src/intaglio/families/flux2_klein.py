@@ -68,7 +68,7 @@ class Flux2Klein(Family):
 
     @torch.no_grad()
     def encode_text(self, pipeline: Any, captions: list[str]) -> Conditioning:
-        """`prompt_embeds` (B, 512, D): three layers of Qwen3 beside each other. Padding is attended to, as in sampling."""
+        """`prompt_embeds` (B, 512, D): three layers of Qwen3. Padding is attended to, as in sampling."""
         embeds, _ = pipeline.encode_prompt(captions, device=pipeline.device)
         return {"prompt_embeds": embeds.cpu()}
 

@@ -18,5 +18,7 @@ def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalize(vae: Any, latent: Tensor) -> Tensor:
     """(C, h, w) by the mean and the standard deviation of each channel."""
-    mean, deviation = (latent.new_tensor(each)[:, None, None] for each in (vae.config.latents_mean, vae.config.latents_std))
+    mean, deviation = (
+        latent.new_tensor(each)[:, None, None] for each in (vae.config.latents_mean, vae.config.latents_std)
+    )
     return (latent - mean) / deviation

@@ -8,6 +8,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from intaglio.kernels.attention import attention
+from intaglio.layers.shared_input import project
 
 
 class FlashAttentionProcessor:
@@ -39,7 +40,11 @@ class FlashAttentionProcessor:
         context = x if encoder_hidden_states is None else encoder_hidden_states
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
-        q, k, v = (_heads(made, attn.heads) for made in (attn.to_q(x), attn.to_k(context), attn.to_v(context)))
+        if context is x:
+            made = project(x, attn.to_q, attn.to_k, attn.to_v)
+        else:
+            made = [attn.to_q(x), *project(context, attn.to_k, attn.to_v)]
+        q, k, v = (_heads(m, attn.heads) for m in made)
         # AttnProcessor2_0 always divides by sqrt(head_dim); diffusers gives `scale_qk=False` to AttnProcessor alone
         scale = None if isinstance(self.replaced, AttnProcessor2_0) else attn.scale
         if scale is None:

@@ -1,27 +1,31 @@
-"""Linear and Conv2d over a frozen weight, float or packed integers: neither direction leaves a float copy behind.
+"""Linear and Conv2d over a frozen weight: float, or quantized and then `nn.Linear` and `nn.Conv2d` to whoever asks.
 
 `output`: y = (x * input_scale) W_hat^T + bias. `grad_input`: dx = (dy W_hat) * input_scale. There is no `grad_weight`.
-Each runs in integers where the layer's `integer_gemms` names it (`layers/integer.py`), else in float.
-The quantized layers are `nn.Linear` and `nn.Conv2d` to whoever asks by type.
+What multiplies is an object (`weight.py`), which a layer that trains something beside is given by `within`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from intaglio.kernels.weight_product import IntegerWeight, LayerCall, integer_weight
-from intaglio.layers import integer
+from intaglio.kernels.weight_product import integer_weight
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.geometry import Geometry, geometry_of
+from intaglio.layers.hooks import InPlaceOfProduct, Train, is_hooked, made_from
+from intaglio.layers.int8_weight import Int8Weight, multiplies
+from intaglio.layers.remembered import Remembered, Tensors
 from intaglio.layers.shown_weight import ShownWeight
+from intaglio.layers.weight import FloatWeight, FrozenProduct, FrozenWeight, PackedWeight
 from intaglio.quantizers.formats import Format
 from intaglio.quantizers.quantize import QuantizedWeight, dequantize, quantize
 from intaglio.quantizers.ranges import RangeSearch
+
+Compute = Literal["integer", "float"]
+"""How the products of a quantized layer are made."""
 
 
 class QuantizedLayer(FixedDtype):
@@ -39,42 +43,52 @@ class QuantizedLayer(FixedDtype):
     bias: nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
     format: Format
     geometry: Geometry
-    integer_gemms: tuple[str, ...] = ()
-    """Which of `output` and `grad_input` run in integers; set for a whole model by `set_integer_gemms`."""
+    compute: Compute = "float"
+    """Set for a whole model by `install_integer_path`."""
 
     def _take(self, quantized: QuantizedWeight, input_scale: Tensor | None, bias: Tensor | None) -> None:
         self.format = quantized.format
-        self.calls: dict[Any, LayerCall] = {}
         self.weight_shape = quantized.shape
+        self._remembered: Remembered[PackedWeight | Int8Weight] = Remembered()
         self.register_buffer("qdata", quantized.qdata)
         self.register_buffer("scale", quantized.scale)
         self.register_buffer("zero_point", quantized.zero_point)
         self.register_buffer("input_scale", input_scale)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is remembered: it holds addresses, and a copy makes its own."""
-        state = {**self.__dict__, "calls": {}}
-        state.pop("_integer_weight", None)
-        return state
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._remembered.forget()  # it would hold the tensors from before
+        return super()._apply(fn, recurse)
+
+    def in_integers(self, dtype: torch.dtype) -> bool:
+        """Whether the products of inputs of this dtype are made in integers."""
+        return self.compute == "integer" and multiplies(self.geometry, dtype)
+
+    def frozen_tensors(self) -> Tensors:
+        """qdata, scale, zero point, input scale and bias."""
+        own = self._buffers
+        return own["qdata"], own["scale"], own["zero_point"], own["input_scale"], self._parameters["bias"]
+
+    def frozen_weight(self, dtype: torch.dtype) -> PackedWeight | Int8Weight:
+        """What multiplies inputs of this dtype."""
+        integer = self.in_integers(dtype)
+        return made_from(self, self._remembered, self.frozen_tensors(), integer, lambda t: self._make(t, integer))
+
+    def _make(self, tensors: Tensors, integer: bool) -> PackedWeight | Int8Weight:
+        qdata, scale, zero_point, input_scale, bias = tensors
+        assert qdata is not None
+        assert scale is not None
+        quantized = QuantizedWeight(qdata, scale, zero_point, self.format, self.weight_shape)
+        if integer:
+            return Int8Weight(integer_weight(quantized), bias, input_scale, self.geometry)
+        return PackedWeight(quantized, bias, input_scale, self.geometry)
+
+    def quantized(self) -> QuantizedWeight:
+        return QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape)
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`W_hat` without `input_scale`, in its float shape. A new tensor at every call."""
-        return dequantize(
-            QuantizedWeight(self.qdata, self.scale, self.zero_point, self.format, self.weight_shape), dtype
-        )
-
-    def integer_weight(self) -> IntegerWeight:
-        """What the packed codes are multiplied as in integers: a view, without `input_scale`. Remembered."""
-        own = self._buffers
-        qdata, scale, zero_point = own["qdata"], own["scale"], own["zero_point"]
-        assert qdata is not None
-        assert scale is not None
-        known = self.__dict__.get("_integer_weight")
-        if known is None or known[0] is not qdata or known[1] is not scale or known[2] != integer.version(scale):
-            quantized = QuantizedWeight(qdata, scale, zero_point, self.format, self.weight_shape)
-            known = self.__dict__["_integer_weight"] = (qdata, scale, integer.version(scale), integer_weight(quantized))
-        return known[3]
+        return dequantize(self.quantized(), dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -82,8 +96,10 @@ class QuantizedLayer(FixedDtype):
         dtype = self.scale.dtype if self.bias is None else self.bias.dtype
         return self.dequantized(dtype).as_subclass(ShownWeight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return FrozenProduct.apply(compute_input(x), self)
+    def forward(self, x: Tensor, train: Train | None = None) -> Tensor:
+        """The frozen product, or what a layer that trains something beside makes in its place: see `within`."""
+        x = compute_input(x)
+        return FrozenProduct.apply(x, self.frozen_weight(x.dtype)) if train is None else train(x)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
@@ -145,88 +161,35 @@ def geometry(layer: nn.Linear | nn.Conv2d) -> Geometry:
     return layer.geometry if isinstance(layer, QuantizedLayer) else geometry_of(layer)
 
 
-def float_weight(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """`W_hat` of the layer in `dtype`; freshly dequantized when the layer is quantized."""
+def device(layer: nn.Linear | nn.Conv2d) -> torch.device:
+    """Where the layer's weight lies."""
+    return layer.qdata.device if isinstance(layer, QuantizedLayer) else layer.weight.device
+
+
+def in_integers(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Whether the layer's products of this dtype are made in integers."""
+    return isinstance(layer, QuantizedLayer) and layer.in_integers(dtype)
+
+
+def weight_of(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> FrozenWeight:
+    """What multiplies inputs of `dtype` in this layer."""
     if isinstance(layer, QuantizedLayer):
-        return layer.dequantized(dtype)
-    return layer.weight.detach().to(dtype)
+        return layer.frozen_weight(dtype)
+    return FloatWeight(layer.weight, layer.bias, geometry_of(layer))
 
 
-def input_scale(layer: nn.Linear | nn.Conv2d) -> Tensor | None:
-    """float32 (I,), or None for 1."""
-    return layer.input_scale if isinstance(layer, QuantizedLayer) else None
+def within(layer: nn.Linear | nn.Conv2d, x: Tensor, train: Train) -> Tensor:
+    """`train(x)`, which uses the tensors of a frozen layer: inside of the layer's own call where that is hooked.
 
-
-def integer_base(layer: nn.Linear | nn.Conv2d, gemm: str, dtype: torch.dtype) -> QuantizedLayer | None:
-    """The layer, if it computes this product of this dtype in integers; else None."""
-    if isinstance(layer, QuantizedLayer) and gemm in layer.integer_gemms and integer.can(layer.geometry, dtype):
-        return layer
-    return None
-
-
-def set_integer_gemms(model: nn.Module, gemms: Sequence[str]) -> None:
-    """Say for every quantized layer of `model` which of its products run in integers.
-
-    Raises:
-        UnknownChoice: a name that is not in `layers.integer.GEMMS`.
+    Offloading (accelerate, diffusers) brings a layer's tensors for the time of its call, by a hook or in the place of
+    `forward`; a layer that is trained beside must not take them behind its back.
     """
-    names = integer.check_gemms(gemms)
-    for module in model.modules():
-        if isinstance(module, QuantizedLayer):
-            module.integer_gemms = names
-
-
-def output(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """What the layer computes, in the dtype of `x`."""
-    base = integer_base(layer, "output", x.dtype)
-    if base is not None:
-        return integer.output(base, x, base.input_scale, bias=base.bias)[1]
-    shape, scale = geometry(layer), input_scale(layer)
-    if scale is not None:
-        x = x * shape.along_channels(scale.to(x.dtype), x)
-    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
-    return shape.output(x, float_weight(layer, x.dtype), bias)
-
-
-def grad_input(
-    layer: nn.Linear | nn.Conv2d,
-    grad: Tensor,
-    input_shape: torch.Size,
-    factor: Tensor | None = None,
-    out_factor: Tensor | None = None,
-) -> Tensor:
-    """The gradient of `output` with respect to `x`, in the dtype of `grad`.
-
-    Args:
-        factor: float32 (O,) or one row per sample (B, O), multiplied into `grad` first; None for 1.
-        out_factor: float32 (I,), multiplied into the result; None for 1.
-    """
-    shape, scale = geometry(layer), input_scale(layer)
-    base = integer_base(layer, "grad_input", grad.dtype)
-    if base is not None:
-        return integer.grad_input(base, grad, factor, input_shape, out_factor=out_factor)[0]
-    if out_factor is not None:
-        scale = out_factor if scale is None else scale * out_factor
-    if factor is not None:
-        grad = grad * shape.along_channels(factor.to(grad.dtype), grad)
-    grad_x = shape.grad_input(grad, float_weight(layer, grad.dtype), input_shape)
-    return grad_x if scale is None else grad_x * shape.along_channels(scale.to(grad_x.dtype), grad_x)
-
-
-class FrozenProduct(torch.autograd.Function):
-    """`output` and `grad_input` under autograd. Nothing is saved but the shape of the input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.layer, ctx.input_shape = layer, x.shape
-        return output(layer, x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        return grad_input(ctx.layer, grad, ctx.input_shape), None
+    if not is_hooked(layer):
+        return train(x)
+    if isinstance(layer, QuantizedLayer):
+        return layer(x, train)
+    with InPlaceOfProduct(layer, train):
+        return layer(x)
 
 
 def to_float(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:

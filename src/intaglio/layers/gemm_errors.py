@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.int8_lora.calls import row_groups
 from intaglio.layers.int8_lora.layer import Int8LoraLayer, weight_codes
-from intaglio.layers.int8_lora.step import ADAPTER_BITS, from_rows_like
+from intaglio.layers.int8_lora.rounding import row_groups
+from intaglio.layers.int8_lora.step import ADAPTER_BITS
 from intaglio.layers.patches import channels_last_rows, fold, from_channels_last_rows, unfold
 from intaglio.quantizers.activations import quantize_columns, quantize_groups
 from intaglio.quantizers.integer_step import max_code
-from intaglio.quantizers.quantize import to_rows
+from intaglio.quantizers.quantize import from_rows, to_rows
 
 GEMMS = ("y", "h", "u", "dx", "gh", "v", "db", "da")
 """As in `quantizers/integer_step.py`."""
@@ -52,7 +52,7 @@ def layer_errors(layer: Int8LoraLayer, x: Tensor, grad: Tensor) -> LayerErrors:
     rows = channels_last_rows(x.detach().double(), shape)
     if base.input_scale is not None:
         rows = rows * base.input_scale
-    groups = row_groups(x.shape, layer)
+    groups = row_groups(x.shape, shape, how)
     g = channels_last_rows(grad.detach().double(), shape)
 
     def by_group(
@@ -99,7 +99,7 @@ def layer_errors(layer: Int8LoraLayer, x: Tensor, grad: Tensor) -> LayerErrors:
         dx = dx * base.input_scale
     exact = {
         "x": from_channels_last_rows(dx, x.shape, shape),
-        "a": from_rows_like(products["da"][0] * layer.scaling, layer.lora_a),
+        "a": from_rows(products["da"][0] * layer.scaling, layer.lora_a.shape),
         "b": products["db"][0].view(layer.lora_b.shape),
     }
     inside = x.detach().requires_grad_()

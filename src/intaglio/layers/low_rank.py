@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
-from intaglio.kernels.float_pair import pair_down, pair_sums, pair_up
+from intaglio.kernels.float_pair import pair_down, pair_sums
 from intaglio.kernels.weight_product import Pair
-from intaglio.layers import frozen, integer
+from intaglio.layers import frozen
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
+from intaglio.layers.int8_weight import Int8Weight
 from intaglio.layers.kinds import MergeableLayer
 
 
@@ -40,7 +41,7 @@ class LowRankLayer(MergeableLayer):
                     f"a convolution with {shape.groups} groups takes no low-rank pair; leave it out of targets"
                 )
             taps = shape.kernel_size
-        device = base.qdata.device if isinstance(base, QuantizedLayer) else base.weight.device
+        device = frozen.device(base)
         self.lora_a = nn.Parameter(torch.empty(rank, shape.in_channels, *taps, device=device))
         self.lora_b = nn.Parameter(torch.zeros(shape.out_channels, rank, *([1] * len(taps)), device=device))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
@@ -50,17 +51,23 @@ class LowRankLayer(MergeableLayer):
         return self.alpha / self.rank
 
     def forward(self, x: Tensor) -> Tensor:
+        """A Linear in integers adds the pair in its own product; beside any other, the pair is two float products."""
         x = compute_input(x)
-        shape = frozen.geometry(self.base)
-        base = frozen.integer_base(self.base, "output", x.dtype)
-        if base is not None and not isinstance(shape, Conv2dGeometry):
-            return IntegerLowRankProduct.apply(x, self.lora_a, self.lora_b, self.scaling, base)
-        a, b = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype)
-        if isinstance(shape, Conv2dGeometry):
-            update = F.conv2d(F.conv2d(x, a, None, shape.stride, shape.padding, shape.dilation), b)
-        else:
-            update = F.linear(F.linear(x, a), b)
+        if isinstance(self.base, nn.Linear) and frozen.in_integers(self.base, x.dtype):
+            return frozen.within(self.base, x, self._one_product)
+        update = self.update(x)  # first: autograd sums the gradients of `x` in the reverse order
         return self.base(x) + self.scaling * update
+
+    def update(self, x: Tensor) -> Tensor:
+        """`B (A x)`, in the dtype of `x`."""
+        a, b, shape = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype), frozen.geometry(self.base)
+        if isinstance(shape, Conv2dGeometry):
+            return F.conv2d(F.conv2d(x, a, None, shape.stride, shape.padding, shape.dilation), b)
+        return F.linear(F.linear(x, a), b)
+
+    def _one_product(self, x: Tensor) -> Tensor:
+        weight = frozen.weight_of(self.base, x.dtype)
+        return LowRankProduct.apply(x, self.lora_a, self.lora_b, self.scaling, weight)
 
     def why_not_merge(self) -> str | None:
         if not isinstance(self.base, QuantizedLayer):
@@ -81,52 +88,33 @@ class LowRankLayer(MergeableLayer):
         return layer
 
 
-class IntegerLowRankProduct(torch.autograd.Function):
-    """`base(x) + scaling * b (a x)` of a Linear whose `output` runs in integers.
+class LowRankProduct(torch.autograd.Function):
+    """`base(x) + scaling * b (a x)` of a Linear that adds the pair in its own product.
 
-    Between the passes lie the INT8 codes of `x`, which the base's product needs anyway, and `a x`; `grad_a` is taken
-    from those codes.
+    Between the passes lie the INT8 values of `x`, which the base's product needs anyway, and `a x`; `grad_a` is taken
+    from those values.
     """
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, base: QuantizedLayer
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, weight: Int8Weight
     ) -> Tensor:
         """`x` (B, ..., I); `a` (r, I) and `b` (O, r) float32, rounded to the dtype of `x` where they are used."""
-        pair = Pair(a, b.T, 1.0, scaling)
-        codes, y, h = integer.output(base, x, base.input_scale, bias=base.bias, pair=pair)
-        ctx.base, ctx.scaling, ctx.input_shape = base, scaling, x.shape
-        ctx.save_for_backward(codes.qdata, codes.scale, h, a, b)
+        y, saved_x, h = weight.output_with_pair(x, Pair(a, b.T, 1.0, scaling))
+        ctx.weight, ctx.scaling, ctx.input_shape = weight, scaling, x.shape
+        ctx.save_for_backward(h, a, b, *saved_x)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        qdata, scale, h, a, b = ctx.saved_tensors
+        h, a, b, *saved = ctx.saved_tensors
         need_x, need_a, need_b = ctx.needs_input_grad[:3]
-        rows = grad.reshape(-1, len(b))
-        grad_a = grad_b = grad_x = None
-        if need_x and frozen.integer_base(ctx.base, "grad_input", grad.dtype) is not None:
-            pair = Pair(b.T, a, ctx.scaling, 1.0)
-            grad_x, grad_h = integer.grad_input(ctx.base, grad, None, ctx.input_shape, pair=pair)
-            assert grad_h is not None
+        weight, rows, grad_x = ctx.weight, grad.reshape(-1, len(b)), None
+        if need_x:
+            grad_x, grad_h = weight.grad_input_with_pair(grad, ctx.input_shape, Pair(b.T, a, ctx.scaling, 1.0))
         else:
             grad_h = pair_down(rows, b.T, ctx.scaling)
-            if need_x:
-                grad_x = frozen.grad_input(ctx.base, grad, ctx.input_shape)
-                pair_up(grad_x.view(-1, a.shape[1]), grad_h, a)
-        if need_b:
-            grad_b = pair_sums(rows, h, ctx.scaling).T
-        if need_a:
-            grad_a = pair_sums(qdata.view(len(h), -1), (grad_h * scale[:, None]).to(grad_h.dtype))
-            if ctx.base.input_scale is not None:
-                grad_a = torch.where(ctx.base.input_scale == 0, 0.0, grad_a / ctx.base.input_scale)
+        grad_a = weight.grad_pair_down(grad_h, weight.restore(saved)) if need_a else None
+        grad_b = pair_sums(rows, h, ctx.scaling).T if need_b else None
         return grad_x, grad_a, grad_b, None, None
-
-
-def check_pair(rank: int, alpha: float | None) -> None:
-    """Refuse a rank or alpha that makes no pair."""
-    if rank < 1:
-        raise UserError(f"rank must be at least 1, not {rank}")
-    if alpha is not None and not alpha > 0:
-        raise UserError(f"alpha must be positive, not {alpha}; leave it out for alpha = rank")

@@ -83,6 +83,25 @@ def to_pixels(x: Tensor, geometry: Geometry) -> Tensor:
     return x.reshape(1, 1, -1, x.shape[-1])
 
 
+def from_pixels(pixels: Tensor, shape: torch.Size, channels: int, geometry: Geometry) -> Tensor:
+    """The inverse: to `shape` with `channels`; a convolution's comes back as a channels-last view."""
+    if isinstance(geometry, Conv2dGeometry):
+        return pixels.permute(0, 3, 1, 2)
+    return pixels.view(*shape[:-1], channels)
+
+
+def pixels_shape(shape: torch.Size, geometry: Geometry) -> tuple[int, int, int, int]:
+    """What `to_pixels` makes of `shape`."""
+    if isinstance(geometry, Conv2dGeometry):
+        return shape[0], shape[2], shape[3], shape[1]
+    return 1, 1, math.prod(shape[:-1]), shape[-1]
+
+
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the kernels read and store for values of `dtype`."""
+    return dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+
+
 def grad_size(input_shape: torch.Size, geometry: Geometry) -> tuple[int, int]:
     """Height and width of the gradient of an input; a Linear's is 1 high."""
     if isinstance(geometry, Conv2dGeometry):

@@ -13,24 +13,29 @@ is not scaled, so that a layer whose factors are 1 equals its base bit for bit. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from intaglio.layers import frozen, integer
+from intaglio.layers import frozen
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.kinds import AdapterLayer, MergeableLayer, TimestepLayer
 from intaglio.layers.timesteps import TimestepContext
+from intaglio.layers.weight import Factor, FrozenWeight
 
 
 class ScaledProduct(torch.autograd.Function):
-    """`y` of one layer. Saves `x`, `y0` and the factors; two products in all, none of them `grad_weight`."""
+    """`y` of one layer. Saves `x`, `y0 - b` and the factors; two products in all, none of them `grad_weight`.
+
+    What is saved of `x` and `y0` is the weight's affair: the values, or their INT8 values and scales.
+    """
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, base: nn.Linear | nn.Conv2d
+        ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, weight: FrozenWeight
     ) -> Tensor:
         """
         Args:
@@ -39,127 +44,56 @@ class ScaledProduct(torch.autograd.Function):
             r_in: float32 (E, I), or None for 1.
             rows: int64 (B,), the scale set of each sample; None when E = 1.
         """
-        xs = x if r_in is None else x * _factor(r_in, rows, base, x)
-        y0 = frozen.output(base, xs)
-        ctx.base, ctx.input_shape = base, x.shape
-        ctx.save_for_backward(
-            x if ctx.needs_input_grad[2] else None, y0 if ctx.needs_input_grad[1] else None, r_out, r_in, rows
+        need_out, need_in = ctx.needs_input_grad[1:3]
+        y, saved_x, saved_y = weight.scaled_output(
+            x, Factor(r_out, rows), None if r_in is None else Factor(r_in, rows), save_x=need_in, save_y=need_out
         )
-        y = y0 * _factor(r_out, rows, base, y0)
-        return y if base.bias is None else y + _factor(base.bias * (1 - r_out), rows, base, y)
+        ctx.weight, ctx.input_shape, ctx.split = weight, x.shape, 3 + len(saved_x or ())
+        ctx.save_for_backward(r_out, r_in, rows, *(saved_x or ()), *(saved_y or ()))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y0, r_out, r_in, rows = ctx.saved_tensors
-        need_x, need_out, need_in = ctx.needs_input_grad[:3]
-        grad_out = None
-        if need_out:
-            grad_out = _sum_to_sets(grad * y0, r_out, rows, ctx.base)
-            if ctx.base.bias is not None:
-                grad_out -= ctx.base.bias * _sum_to_sets(grad, r_out, rows, ctx.base)
+        weight, saved = ctx.weight, ctx.saved_tensors
+        r_out, r_in, rows = saved[:3]
+        saved_x, saved_y = weight.restore(saved[3 : ctx.split]), weight.restore(saved[ctx.split :])
+        output_factor, input_factor = Factor(r_out, rows), None if r_in is None else Factor(r_in, rows)
+        grad_out = None if saved_y is None else weight.grad_r_out(grad, output_factor, saved_y)
+        need_x, _, need_in = ctx.needs_input_grad[:3]
         if not (need_x or need_in):
             return None, grad_out, None, None, None
-        grad_xs = frozen.grad_input(ctx.base, grad, ctx.input_shape, _chosen(r_out, rows))
-        grad_in = _sum_to_sets(grad_xs * x, r_in, rows, ctx.base) if need_in else None
-        grad_x = grad_xs if r_in is None else grad_xs * _factor(r_in, rows, ctx.base, grad_xs)
+        grad_x, grad_in = weight.scaled_grad_input(grad, ctx.input_shape, output_factor, input_factor, saved_x)
         return grad_x if need_x else None, grad_out, grad_in, None, None
 
 
-class IntegerScaledProduct(torch.autograd.Function):
-    """The same where `output` runs in integers. Keeps the INT8 codes of `x * r_in` and of `(y0 - b) * r_out`, no float.
+def scaled_product(
+    base: nn.Linear | nn.Conv2d, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None
+) -> Tensor:
+    """`ScaledProduct` over the weight of `base`."""
 
-    Factors that all samples share are scales of the products, at no cost. `x` and `y0` are taken back from their codes
-    by division, so a factor of exactly 0 gets no gradient.
-    """
+    def train(x: Tensor) -> Tensor:
+        return ScaledProduct.apply(x, r_out, r_in, rows, frozen.weight_of(base, x.dtype))
 
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, r_out: Tensor, r_in: Tensor | None, rows: Tensor | None, base: QuantizedLayer
-    ) -> Tensor:
-        factor, shared = _input_factor(r_in, rows, base), rows is None
-        codes, y, _ = integer.output(base, x, factor, bias=None, out_factor=r_out[0] if shared else None)
-        if not shared:
-            y = _multiply(y, _chosen(r_out, rows), base)
-        kept = integer.to_codes(y, base.geometry, None, by_token=True) if ctx.needs_input_grad[1] else None
-        ctx.base, ctx.input_shape = base, x.shape
-        ctx.save_for_backward(
-            *((codes.qdata, codes.scale) if ctx.needs_input_grad[2] else (None, None)),
-            *((kept.qdata, kept.scale) if kept is not None else (None, None)),
-            r_out,
-            r_in,
-            rows,
-        )
-        return y if base.bias is None else y.add_(base.geometry.along_channels(base.bias.to(y.dtype), y))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_codes, x_scale, y_codes, y_scale, r_out, r_in, rows = ctx.saved_tensors
-        need_x, need_out, need_in = ctx.needs_input_grad[:3]
-        base, grad_out, grad_in = ctx.base, None, None
-        if need_out:
-            per_sample = integer.sum_products(grad, integer.Codes(y_codes, y_scale), base.geometry)
-            grad_out = _add_to_sets(_divided(per_sample, _chosen(r_out, rows)), r_out, rows)
-        if not (need_x or need_in):
-            return None, grad_out, None, None, None
-        shared = r_in[0] if r_in is not None and rows is None else None
-        grad_x = frozen.grad_input(base, grad, ctx.input_shape, _chosen(r_out, rows), out_factor=shared)
-        if r_in is not None and shared is None:
-            grad_x = _multiply(grad_x, _chosen(r_in, rows), base)
-        if need_in:
-            factor = _input_factor(r_in, rows, base)
-            assert factor is not None
-            assert r_in is not None
-            per_sample = integer.sum_products(grad_x, integer.Codes(x_codes, x_scale), base.geometry)
-            grad_in = _add_to_sets(_divided(per_sample, _chosen(r_in, rows) * factor), r_in, rows)
-        return grad_x if need_x else None, grad_out, grad_in, None, None
+    return frozen.within(base, compute_input(x), train)
 
 
-def _multiply(x: Tensor, factor: Tensor, base: QuantizedLayer) -> Tensor:
-    """`x` times a factor for each channel, in place."""
-    return x.mul_(base.geometry.along_channels(factor.to(x.dtype), x))
+class ScaleSets(nn.ParameterList):
+    """Offsets (C,) of N scale sets. Each is a parameter of its own: what a batch does not touch has no gradient, so no
+    optimizer's momentum or decay moves it. They are read by a call, so that what offloads them brings them."""
 
+    def __init__(self, count: int, channels: int, device: torch.device):
+        super().__init__(nn.Parameter(torch.zeros(channels, device=device)) for _ in range(count))
 
-def _divided(sums: Tensor, factor: Tensor) -> Tensor:
-    """`sums / factor`; 0 where the factor is 0, from which nothing can be taken back."""
-    return torch.where(factor == 0, 0.0, sums / factor)
+    __call__ = nn.Module.__call__  # a list of parameters refuses it
 
-
-def _chosen(r: Tensor, rows: Tensor | None) -> Tensor:
-    """The factors of each sample (B, C), or of all of them (C,)."""
-    return r[0] if rows is None else r[rows]
-
-
-def _input_factor(r_in: Tensor | None, rows: Tensor | None, base: QuantizedLayer) -> Tensor | None:
-    """What `x` is multiplied with before it is rounded: `r_in` and the base's own."""
-    if r_in is None:
-        return base.input_scale
-    chosen = _chosen(r_in, rows)
-    return chosen if base.input_scale is None else chosen * base.input_scale
-
-
-def _factor(r: Tensor, rows: Tensor | None, base: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """The factors of each sample, shaped to multiply the channels of `x`, in its dtype."""
-    return frozen.geometry(base).along_channels(_chosen(r, rows).to(x.dtype), x)
-
-
-def _sum_to_sets(product: Tensor, r: Tensor, rows: Tensor | None, base: nn.Linear | nn.Conv2d) -> Tensor:
-    """Sum (B, ..., C) over everything but channels, and over the samples of each scale set: (E, C) like `r`."""
-    return _add_to_sets(frozen.geometry(base).per_sample_sum(product), r, rows)
-
-
-def _add_to_sets(per_sample: Tensor, r: Tensor, rows: Tensor | None) -> Tensor:
-    """Sums of each sample (B, C) -> of each scale set, (E, C) like `r`."""
-    if rows is None:
-        return per_sample.sum(0, keepdim=True).to(r.dtype)
-    sums = torch.zeros(r.shape, dtype=per_sample.dtype, device=r.device)
-    return sums.index_add_(0, rows, per_sample).to(r.dtype)
+    def forward(self, sets: Sequence[int]) -> Tensor:
+        """(E, C): those of some sets."""
+        return torch.stack([self[i] for i in sets])
 
 
 class _Scales(AdapterLayer):
-    """Offsets of N scale sets around one base. Each set is a parameter of its own: what a batch does not touch has no
-    gradient, so no optimizer's momentum or decay moves it."""
+    """Offsets of N scale sets around one base."""
 
     layout = "scales"
     fixed_dtype = ("output_offset", "input_offset")
@@ -172,29 +106,23 @@ class _Scales(AdapterLayer):
         """
         super().__init__()
         self.base = base
-        shape, device = frozen.geometry(base), _device(base)
+        shape, device = frozen.geometry(base), frozen.device(base)
         unit = None if relative or not isinstance(base, QuantizedLayer) else 1 / base.scale.detach().mean(dim=1)
         self.register_buffer("output_unit", unit, persistent=False)
+        self.output_offset = ScaleSets(num_sets, shape.out_channels, device)
+        self.input_offset = ScaleSets(num_sets, shape.in_channels, device) if train_input else None
 
-        def offsets(channels: int) -> nn.ParameterList:
-            return nn.ParameterList(nn.Parameter(torch.zeros(channels, device=device)) for _ in range(num_sets))
-
-        self.output_offset = offsets(shape.out_channels)
-        self.input_offset = offsets(shape.in_channels) if train_input else None
-
-    def r_out(self, i: int) -> Tensor:
-        """The factors (O,) of set `i`."""
-        offset = self.output_offset[i]
+    def r_out(self, sets: Sequence[int]) -> Tensor:
+        """The factors (E, O) of some sets."""
+        offset = self.output_offset(sets)
         return 1 + (offset if self.output_unit is None else offset * self.output_unit)
 
+    def r_in(self, sets: Sequence[int]) -> Tensor | None:
+        """The factors (E, I) of some sets; None for 1."""
+        return None if self.input_offset is None else 1 + self.input_offset(sets)
+
     def _forward(self, x: Tensor, sets: tuple[int, ...], rows: Tensor | None) -> Tensor:
-        r_out = torch.stack([self.r_out(i) for i in sets])
-        r_in = None if self.input_offset is None else torch.stack([1 + self.input_offset[i] for i in sets])
-        x, rows = compute_input(x), rows if len(sets) > 1 else None
-        base = frozen.integer_base(self.base, "output", x.dtype)
-        if base is not None:
-            return IntegerScaledProduct.apply(x, r_out, r_in, rows, base)
-        return ScaledProduct.apply(x, r_out, r_in, rows, self.base)
+        return scaled_product(self.base, x, self.r_out(sets), self.r_in(sets), rows if len(sets) > 1 else None)
 
 
 class ScaledLayer(_Scales, MergeableLayer):
@@ -214,19 +142,20 @@ class ScaledLayer(_Scales, MergeableLayer):
         """`r_out` goes into the weight scales, `r_in` into the base's `input_scale`. A float base takes both."""
         if not isinstance(self.base, QuantizedLayer):
             return self.merged_float()
-        self.base.scale *= self.r_out(0)[:, None]
-        if self.input_offset is not None:
-            r_in = 1 + self.input_offset[0].detach()
+        self.base.scale *= self.r_out((0,))[0][:, None]
+        r_in = self.r_in((0,))
+        if r_in is not None:
             old = self.base.input_scale
-            self.base.input_scale = r_in if old is None else old * r_in
+            self.base.input_scale = r_in[0] if old is None else old * r_in[0]
         return self.base
 
     @torch.no_grad()
     def merged_float(self) -> nn.Linear | nn.Conv2d:
         layer = frozen.to_float(self.base)
-        weight = layer.weight * _broadcast(self.r_out(0), layer.weight.ndim, 0)
-        if self.input_offset is not None:
-            weight = frozen.scale_inputs(layer, weight, 1 + self.input_offset[0])
+        weight = layer.weight * self.r_out((0,))[0].view(-1, *[1] * (layer.weight.ndim - 1))
+        r_in = self.r_in((0,))
+        if r_in is not None:
+            weight = frozen.scale_inputs(layer, weight, r_in[0])
         layer.weight.copy_(weight)
         return layer
 
@@ -249,11 +178,3 @@ class TimestepScaledLayer(_Scales, TimestepLayer):
     def forward(self, x: Tensor) -> Tensor:
         selection = self.context.current()
         return self._forward(x, selection.touched, selection.for_batch(len(x)))
-
-
-def _broadcast(vector: Tensor, ndim: int, axis: int) -> Tensor:
-    return vector.view([-1 if i == axis else 1 for i in range(ndim)])
-
-
-def _device(base: nn.Linear | nn.Conv2d) -> torch.device:
-    return base.qdata.device if isinstance(base, QuantizedLayer) else base.weight.device

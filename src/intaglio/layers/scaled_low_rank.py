@@ -8,14 +8,12 @@ The pair sees the input as it is, so the two parts are trained side by side and 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intaglio.layers import frozen
 from intaglio.layers.frozen import compute_input
-from intaglio.layers.geometry import Conv2dGeometry
 from intaglio.layers.low_rank import LowRankLayer
-from intaglio.layers.scaled import IntegerScaledProduct, ScaledProduct
+from intaglio.layers.scaled import scaled_product
 
 
 class ScaledLowRankLayer(LowRankLayer):
@@ -32,16 +30,9 @@ class ScaledLowRankLayer(LowRankLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         x = compute_input(x)
-        a, b, shape = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype), frozen.geometry(self.base)
-        if isinstance(shape, Conv2dGeometry):
-            update = F.conv2d(F.conv2d(x, a, None, shape.stride, shape.padding, shape.dilation), b)
-        else:
-            update = F.linear(F.linear(x, a), b)
-        factors = (1 + self.output_offset[None], 1 + self.input_offset[None], None)
-        base = frozen.integer_base(self.base, "output", x.dtype)
-        if base is not None:
-            return IntegerScaledProduct.apply(x, *factors, base) + self.scaling * update
-        return ScaledProduct.apply(x, *factors, self.base) + self.scaling * update
+        update = self.update(x)
+        y = scaled_product(self.base, x, 1 + self.output_offset[None], 1 + self.input_offset[None], None)
+        return y + self.scaling * update
 
     @torch.no_grad()
     def merged_float(self) -> nn.Linear | nn.Conv2d:

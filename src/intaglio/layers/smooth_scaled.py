@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.layers import frozen
-from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.kinds import TimestepLayer
-from intaglio.layers.scaled import IntegerScaledProduct, ScaledProduct
+from intaglio.layers.scaled import ScaleSets, scaled_product
 from intaglio.layers.timesteps import TimestepContext
 
 
@@ -32,13 +31,9 @@ class SmoothScaledLayer(TimestepLayer):
     def __init__(self, base: nn.Linear | nn.Conv2d, context: TimestepContext, num_nodes: int):
         super().__init__()
         self.base, self.context, self.num_intervals = base, context, num_nodes
-        shape = frozen.geometry(base)
-        device = base.qdata.device if isinstance(base, QuantizedLayer) else base.weight.device
-
-        def offsets(channels: int) -> nn.ParameterList:
-            return nn.ParameterList(nn.Parameter(torch.zeros(channels, device=device)) for _ in range(num_nodes))
-
-        self.output_offset, self.input_offset = offsets(shape.out_channels), offsets(shape.in_channels)
+        shape, device = frozen.geometry(base), frozen.device(base)
+        self.output_offset = ScaleSets(num_nodes, shape.out_channels, device)
+        self.input_offset = ScaleSets(num_nodes, shape.in_channels, device)
 
     def forward(self, x: Tensor) -> Tensor:
         selection = self.context.current()
@@ -50,10 +45,5 @@ class SmoothScaledLayer(TimestepLayer):
         # A node that no sample is near gets no gradient, so neither momentum nor decay moves it.
         used = [n for n in range(self.num_intervals) if weights.is_meta or bool((weights[:, n] > 0).any())]
         share_BE = weights[:, used]
-        r_out = 1 + share_BE @ torch.stack([self.output_offset[n] for n in used])
-        r_in = 1 + share_BE @ torch.stack([self.input_offset[n] for n in used])
-        x, rows = compute_input(x), torch.arange(len(x), device=x.device)
-        base = frozen.integer_base(self.base, "output", x.dtype)
-        if base is not None:
-            return IntegerScaledProduct.apply(x, r_out, r_in, rows, base)
-        return ScaledProduct.apply(x, r_out, r_in, rows, self.base)
+        r_out, r_in = (1 + share_BE @ offset(used) for offset in (self.output_offset, self.input_offset))
+        return scaled_product(self.base, x, r_out, r_in, torch.arange(len(x), device=x.device))

@@ -54,7 +54,7 @@ class Method(ABC):
     learning_rate: ClassVar[float]
     """A default that gives a good result with AdamW."""
 
-    def check_base(self, format: Format) -> None:
+    def check_base(self, format: Format) -> None:  # noqa: B027, most methods take every format
         """Raise `UserError` for a format that this method cannot train over."""
 
     def attention_in_integers(self) -> bool:

@@ -61,13 +61,14 @@ class Int8Lora(Method):
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
         from intaglio.layers.frozen import QuantizedLayer
-        from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
+        from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+        from intaglio.layers.int8_lora.layer import Int8LoraLayer
         from intaglio.layers.low_rank import LowRankLayer
 
         alpha = self.rank if self.alpha is None else self.alpha
         is_float = any(name == end or name.endswith("." + end) for end in self.float_layers)
         if isinstance(layer, QuantizedLayer) and is_float:
-            layer.integer_gemms = ()
+            layer.compute = "float"
         if is_float or not isinstance(layer, QuantizedLayer):
             return LowRankLayer(layer, self.rank, alpha)
         how = IntegerArithmetic(

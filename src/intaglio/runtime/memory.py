@@ -8,6 +8,7 @@ that live on. Mapped one by one they leave none, but each costs a page fault for
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from functools import cache
@@ -37,3 +38,16 @@ def map_large_blocks() -> bool:
     if mallopt is None or os.environ.get(HUGE_PAGES) != "1":
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES) and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system: to the allocator of glibc, freed is not yet returned."""
+    import torch
+
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -94,7 +94,7 @@ def official_tuneqdm(unet: nn.Module, intervals: int = 4) -> list[nn.Parameter]:
     """
 
     from intaglio.families.registry import denoisers_of
-    from intaglio.layers.model import find_layers, is_kept
+    from intaglio.layers.names import find_layers, is_kept
 
     unet.requires_grad_(False)
     interval = [0]
@@ -150,7 +150,7 @@ def _linears(unet: nn.Module) -> list[tuple[str, nn.Linear]]:
     from torch import nn
 
     from intaglio.families.registry import denoisers_of
-    from intaglio.layers.model import is_kept
+    from intaglio.layers.names import is_kept
 
     kept = denoisers_of(unet).keep_float
     found = [(name, m) for name, m in unet.named_modules() if isinstance(m, nn.Linear)]

@@ -121,7 +121,7 @@ def _image(variant: Variant, work: Work) -> Step:
 
 
 def _settle() -> None:
-    from intaglio.layers.model import return_memory
+    from intaglio.runtime.memory import return_memory
 
     return_memory()
     gc.freeze()  # what stays is not looked through again in the middle of a step

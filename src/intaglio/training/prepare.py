@@ -24,11 +24,11 @@ from intaglio.diffusion.objective import ObjectiveOptions
 from intaglio.errors import Problems, UserError, lines_of
 from intaglio.families.base import Conditioning, Family
 from intaglio.families.registry import family_of_pipeline
-from intaglio.layers.model import return_memory
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method, method_options
 from intaglio.methods.settle import Settled, default_device, default_method_name, settle
 from intaglio.quantizers.base import Base
+from intaglio.runtime.memory import return_memory
 from intaglio.training.batches import Batches, Source
 from intaglio.training.recipe import Recipe
 from intaglio.training.step import Loss

@@ -1,4 +1,4 @@
-"""A low-rank pair beside a quantized weight, with all eight products of a step in INT8 x INT8 -> INT32.
+"""A low-rank adapter beside a quantized weight, with all eight products of a step in INT8 x INT8 -> INT32.
 
 After CDM-QTA (Lu et al., ISCAS 2025). `quantizers/integer_step.py` defines every integer of a step; with power-of-two
 scales this layer equals it bit for bit, and with float scales it computes the same with a finer grid.
@@ -6,48 +6,55 @@ scales this layer equals it bit for bit, and with float scales it computes the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from intaglio.errors import UserError
 from intaglio.kernels.int8_matmul import MAX_REDUCTION
+from intaglio.kernels.weight_product import integer_weight
+from intaglio.layers import frozen
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.frozen import QuantizedLayer, compute_input
 from intaglio.layers.geometry import Conv2dGeometry
-from intaglio.layers.int8_lora.step import IntegerStep, RoundedInput
-from intaglio.layers.last_input import last_input
+from intaglio.layers.hooks import made_from
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.rounding import Rounded, check_finite, round_rows
+from intaglio.layers.int8_lora.step import Step
 from intaglio.layers.low_rank import LowRankLayer
+from intaglio.layers.patches import from_channels_last_rows, output_shape
+from intaglio.layers.remembered import Remembered, Tensors
 from intaglio.quantizers.formats import Format
 from intaglio.quantizers.packing import unpack_nibbles
-from intaglio.quantizers.quantize import to_rows
+from intaglio.quantizers.quantize import QuantizedWeight, from_rows, to_rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class IntegerArithmetic:
-    """How the tensors of a step become integers."""
+class IntegerStep(torch.autograd.Function):
+    """Output and gradients of one layer. Saves x as INT8 and h as INT32, (K + 4 r) bytes a token."""
 
-    activation_bits: int = 8
-    """Bits of x and of h = x a^T, 2 .. 8."""
-    gradient_bits: int = 8
-    """Bits of the gradient of the output and of gh = g b, 2 .. 8."""
-    rounding: Literal["nearest", "stochastic"] = "nearest"
-    """Of the operands that are summed over tokens in the adapter's gradients; all others round to nearest."""
-    scale: Literal["float", "power_of_two"] = "float"
-    granularity: Literal["token", "tensor"] = "token"
-    """What of x, g, h and gh shares a scale: a token (all of a sample in a convolution, whose taps mix tokens), or
-    everything."""
-    integer_adapter: bool = False
-    """Hold the pair as INT8 codes (`CodesTensor`)."""
-    separate_gradient: bool = False
-    """Quantize g a second time, without the weight's scales, for the adapter's two gradients; `b` is then in its own
-    units. Costs a pass over g and a product of its own for `gh`, see docs/int8_lora.md."""
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, lora_a: Tensor, lora_b: Tensor, rounded: Rounded | None, step: Step
+    ) -> Tensor:
+        y, rounded, h = step.output(x, rounded, _values(lora_a), _values(lora_b))
+        ctx.step, ctx.input_shape = step, x.shape
+        ctx.save_for_backward(*rounded, h, lora_a, lora_b)
+        return from_channels_last_rows(y, output_shape(x.shape, step.geometry), step.geometry).to(x.dtype)
 
-    @property
-    def power_of_two(self) -> bool:
-        return self.scale == "power_of_two"
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        qdata, scale, h, lora_a, lora_b = ctx.saved_tensors
+        step, rounded = ctx.step, Rounded(qdata, scale)
+        grad_x, da, db = step.gradients(
+            grad, rounded, h, _values(lora_a), _values(lora_b), ctx.input_shape, ctx.needs_input_grad[0]
+        )
+        if grad_x is not None:
+            grad_x = from_channels_last_rows(grad_x, ctx.input_shape, step.geometry).to(grad.dtype)
+        return grad_x, from_rows(da, lora_a.shape).contiguous(), db.view(lora_b.shape), None, None
 
 
 class Int8LoraLayer(LowRankLayer):
@@ -71,29 +78,59 @@ class Int8LoraLayer(LowRankLayer):
                 "leave it out of targets"
             )
         self.register_buffer("weight_scale", _weight_scale(base), persistent=False)
-        self.calls: dict[Any, Any] = {}
-        """Compiled calls by shape: `integer_lora_calls.py`."""
+        self._remembered: Remembered[Step] = Remembered()
         if how.integer_adapter:
             self.lora_a = nn.Parameter(CodesTensor.of(self.lora_a.detach(), 0))
             self.lora_b = nn.Parameter(CodesTensor.of(self.lora_b.detach(), 1))
 
         self.register_load_state_dict_post_hook(_take_weight_scale)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the calls: they hold addresses, and a copy makes its own."""
-        return {**self.__dict__, "calls": {}}
+    def forward(self, x: Tensor, rounded: Rounded | None = None) -> Tensor:
+        """`rounded` is what `round` made of `x`, in this layer or another of the same `rounding`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        inside, how = compute_input(x), self.how
-        assert isinstance(self.base, QuantizedLayer)
-        key = (how.activation_bits, how.scale, how.granularity, isinstance(self.base.geometry, Conv2dGeometry))
-        shared = self.base.input_scale is None and not x.is_inference()
-        found = last_input.codes(x, (*key, inside.dtype)) if shared else None
-        rounded = RoundedInput() if found is None else RoundedInput(*found)
-        y = IntegerStep.apply(inside, rounded, self.lora_a, self.lora_b, self)
-        if shared and found is None and rounded.codes is not None and rounded.scale is not None:
-            last_input.keep(x, (*key, inside.dtype), rounded.codes, rounded.scale)
-        return y
+        def train(x: Tensor) -> Tensor:
+            return IntegerStep.apply(x, self.lora_a, self.lora_b, rounded, self._step())
+
+        return frozen.within(self.base, compute_input(x), train)
+
+    @property
+    def rounding(self) -> Hashable:
+        """Layers of equal `rounding` make the same integers of the same input; None: only this one makes them."""
+        base, how = self.base, self.how
+        assert isinstance(base, QuantizedLayer)
+        if base.input_scale is not None:
+            return None
+        return how.activation_bits, how.scale, how.granularity, isinstance(base.geometry, Conv2dGeometry)
+
+    @torch.no_grad()
+    def round(self, x: Tensor) -> Rounded:
+        """What the products of an input are made from.
+
+        Raises:
+            UserError: the input is not finite.
+        """
+        base = self.base
+        assert isinstance(base, QuantizedLayer)
+        rounded = round_rows(compute_input(x), base.geometry, self.how, bits=self.how.activation_bits)
+        check_finite(rounded.scale, "input", self.name)
+        return rounded
+
+    def _step(self) -> Step:
+        base = self.base
+        assert isinstance(base, QuantizedLayer)
+        tensors = *base.frozen_tensors(), self._buffers["weight_scale"]
+        return made_from(base, self._remembered, tensors, (self.alpha, self.rank, self.how), self._make)
+
+    def _make(self, tensors: Tensors) -> Step:
+        base = self.base
+        assert isinstance(base, QuantizedLayer)
+        qdata, scale, zero_point, input_scale, bias, weight_scale = tensors
+        assert qdata is not None
+        assert scale is not None
+        assert weight_scale is not None
+        weight = integer_weight(QuantizedWeight(qdata, scale, zero_point, base.format, base.weight_shape))
+        how = {"how": self.how, "rank": self.rank, "scaling": self.scaling, "name": self.name}
+        return Step(weight, bias, input_scale, weight_scale, base.geometry, **how)
 
 
 def _take_weight_scale(layer: nn.Module, incompatible_keys: Any) -> None:
@@ -113,7 +150,7 @@ def check_format(format: Format) -> None:
 
 
 def weight_codes(base: QuantizedLayer) -> Tensor:
-    """int8 (N, K); unpacked for the moment where two codes lie in a byte."""
+    """int8 (N, K); unpacked for the moment where two values lie in a byte."""
     if base.format.bits != 4:
         return base.qdata
     taps = base.weight_shape[2:]
@@ -129,3 +166,7 @@ def _weight_scale(base: QuantizedLayer) -> Tensor:
         return scale
     used = weight_codes(base).any(1)
     return torch.where(used, scale, scale[used].median()) if used.any() else scale
+
+
+def _values(parameter: Tensor) -> Tensor:
+    return parameter.values() if isinstance(parameter, CodesTensor) else parameter.detach()

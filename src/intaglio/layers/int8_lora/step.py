@@ -1,72 +1,50 @@
-"""The step of a layer of `int8_lora` under autograd: eight products in integers.
+"""The step of a layer of `int8_lora`: eight products in integers, as a function of its tensors.
 
 Where the arithmetic is the default one, each direction is one compiled call (`kernels/integer_lora`); everywhere else,
-and wherever something watches the operators, it is these operators one after the other, with the same result.
+and wherever something watches the operators, it is these operators one after the other, with the same result. Names are
+those of `quantizers/integer_step.py`.
 """
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from intaglio.errors import UserError
-from intaglio.kernels.codes import codes_by_group, pair_codes
+from intaglio.kernels.codes import pair_codes
+from intaglio.kernels.integer_lora import IntegerLoraCall
 from intaglio.kernels.low_rank import low_rank_update, rank_product, token_gradient
-from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product import IntegerWeight, weight_product
-from intaglio.layers.codes_tensor import CodesTensor
-from intaglio.layers.geometry import Conv2dGeometry
-from intaglio.layers.int8_lora.calls import (
-    input_scale,
-    product_call,
-    quantized,
-    row_groups,
-    step_call,
-    stored,
-)
+from intaglio.kernels.operators import watched
+from intaglio.kernels.weight_product import IntegerWeight, LayerCall, weight_product
+from intaglio.layers.geometry import Conv2dGeometry, Geometry
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.rounding import Rounded, check_finite, refuse, round_rows, row_groups
+from intaglio.layers.int8_weight import check_device
 from intaglio.layers.patches import (
     channels_last_rows,
-    from_channels_last_rows,
     grad_size,
     is_pointwise,
     output_shape,
     pixels,
+    pixels_shape,
+    stored_dtype,
     to_pixels,
     unfold,
     window,
 )
+from intaglio.layers.remembered import ByShape
 from intaglio.quantizers.activations import quantize_groups, seed_of
 from intaglio.quantizers.quantize import to_rows
-
-if TYPE_CHECKING:
-    from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
 
 ADAPTER_BITS = 8
 
 
-@dataclass
-class RoundedInput:
-    """INT8 codes (rows, I) of a layer's input, their scales (groups,): given, or filled in by the first who rounds."""
+class Adapter(NamedTuple):
+    """The two matrices as integers, a scale a rank."""
 
-    codes: Tensor | None = None
-    scale: Tensor | None = None
-
-
-class _Rounded(NamedTuple):
-    """Codes (rows, C) of an input or gradient, their scales (groups,), and perhaps the base's product with them."""
-
-    codes: Tensor
-    scale: Tensor
-    out: Tensor | None = None
-
-
-class _Pair(NamedTuple):
     a: Tensor
     """int8 (r, K), of alpha / rank A."""
     a_scale: Tensor
@@ -75,226 +53,261 @@ class _Pair(NamedTuple):
     b_scale: Tensor
 
 
-class IntegerStep(torch.autograd.Function):
-    """Output and gradients of one layer. Saves x as INT8 and h as INT32, (K + 4 r) bytes a token. Names are those of
-    `quantizers/integer_step.py`."""
+class Gradients(NamedTuple):
+    x: Tensor | None
+    """(B, H, W, I), where it is needed."""
+    a: Tensor
+    """float32 (r, K)."""
+    b: Tensor
+    """float32 (O, r)."""
 
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, rounded: RoundedInput, lora_a: Tensor, lora_b: Tensor, layer: Int8LoraLayer
-    ) -> Tensor:
-        call = step_call(x, layer, x.shape)
-        if call is None:
-            y, h = _output(x, rounded, lora_a, lora_b, layer)
+
+@dataclass(eq=False)
+class Step:
+    """Made once for the tensors of a layer, with the calls that serve the shapes of its inputs."""
+
+    weight: IntegerWeight
+    bias: Tensor | None
+    input_scale: Tensor | None
+    weight_scale: Tensor
+    """float32 (O,)."""
+    geometry: Geometry
+    how: IntegerArithmetic
+    rank: int
+    scaling: float
+    name: str
+    """What errors call the layer."""
+    _products: ByShape[LayerCall] = field(default_factory=ByShape, init=False, repr=False)
+    _wholes: ByShape[IntegerLoraCall] = field(default_factory=ByShape, init=False, repr=False)
+
+    def output(
+        self, x: Tensor, rounded: Rounded | None, lora_a: Tensor, lora_b: Tensor
+    ) -> tuple[Tensor, Rounded, Tensor]:
+        """
+        Args:
+            x: (B, ..., I) or (B, I, H, W).
+            rounded: what `x` was rounded to, if it was already.
+            lora_a, lora_b: float32, the adapter's values.
+
+        Returns:
+            The output (B, H, W, O), what `x` was rounded to, and h = x a^T, int32 (M, r).
+        """
+        whole = self.whole_step(x, x.shape)
+        if whole is None:
+            return self._output(x, rounded, lora_a, lora_b)
+        a, b = lora_a.view(self.rank, -1), lora_b
+        qdata, scale, h, y, finite = whole.forward(to_pixels(x, self.geometry), rounded, a, b)
+        if not finite:
+            refuse("input", self.name)
+        return y, Rounded(qdata, scale), h
+
+    def gradients(
+        self,
+        grad: Tensor,
+        rounded: Rounded,
+        h: Tensor,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        input_shape: torch.Size,
+        need_x: bool,
+    ) -> Gradients:
+        """From the gradient of the output, in its own shape, and what `output` gave and got."""
+        whole = self.whole_step(grad, input_shape)
+        if whole is None:
+            return self._gradients(grad, rounded, h, lora_a, lora_b, input_shape, need_x)
+        a, b = lora_a.view(self.rank, -1), lora_b
+        x, da, db, finite = whole.backward(to_pixels(grad, self.geometry), *rounded, h, a, b, need_x=need_x)
+        if not finite:
+            refuse("gradient", self.name)
+        return Gradients(x, da, db)
+
+    def whole_step(self, x: Tensor, input_shape: torch.Size) -> IntegerLoraCall | None:
+        """One call a direction, for an input or gradient `x`; None where operators make the step."""
+        shape = self.geometry
+        if not self.how.plain or (isinstance(shape, Conv2dGeometry) and not is_pointwise(shape)):
+            return None
+        if x.is_meta or x.dtype not in (torch.float32, torch.bfloat16) or not input_shape.numel() or watched():
+            return None
+        key = input_shape, x.dtype
+        call = self._wholes.get(key) or self._wholes.keep(key, IntegerLoraCall(
+            self.product(x.device, input_shape, x.dtype, None),
+            self.product(x.device, output_shape(input_shape, shape), x.dtype, input_shape),
+            rank=self.rank, scaling=self.scaling, weight_scale=self.weight_scale, input_scale=self.input_scale,
+            power_of_two=self.how.integer_adapter,  # the scales that an INT8 adapter has already
+        ))  # fmt: skip
+        return call if call.fits(x) else None
+
+    def product(
+        self, device: torch.device, shape: torch.Size, dtype: torch.dtype, input_shape: torch.Size | None
+    ) -> LayerCall:
+        """The base's product for inputs of `shape`, stored as `dtype`; for gradients with the shape of the input."""
+        key = shape, dtype, input_shape
+        return self._products.get(key) or self._products.keep(key, self._new_product(device, *key))
+
+    def _new_product(
+        self, device: torch.device, shape: torch.Size, dtype: torch.dtype, input_shape: torch.Size | None
+    ) -> LayerCall:
+        geometry, bias = self.geometry, self.bias if input_shape is None else None
+        check_device(device, self.weight.qdata, self.weight.scale, bias, self.input_scale, self.weight_scale)
+        size = None if input_shape is None else grad_size(input_shape, geometry)
+        return LayerCall(
+            self.weight, window(geometry), pixels_shape(shape, geometry), dtype,
+            groups=row_groups(shape, geometry, self.how), bias=bias, grad_input_size=size,
+            column_scale=self.weight_scale if size is None else self._in_scale(),
+        )  # fmt: skip
+
+    def _in_scale(self) -> Tensor:
+        """float32 (I,): the base's, or ones."""
+        if self.input_scale is None:
+            return self.weight_scale.new_ones(self.geometry.in_channels)
+        return self.input_scale
+
+    def _output(
+        self, x: Tensor, rounded: Rounded | None, lora_a: Tensor, lora_b: Tensor
+    ) -> tuple[Tensor, Rounded, Tensor]:
+        shape, how, y = self.geometry, self.how, None
+        if rounded is None:
+            rounded, y = self._round_and_multiply(x, self.input_scale, how.activation_bits, None)
+            check_finite(rounded.scale, "input", self.name)
+        adapter = self._adapter(lora_a, lora_b)
+        with _no_autocast(x):
+            if y is None:
+                product = self.product(x.device, x.shape, stored_dtype(x.dtype), None)
+                y = product.of_codes(pixels(rounded.qdata, x.shape, shape), rounded.scale)
+            h = low_rank_update(
+                y.view(-1, shape.out_channels),
+                unfold(rounded.qdata, x.shape, shape),
+                adapter.a,
+                adapter.b,
+                row_scale=rounded.scale,
+                first_scale=adapter.a_scale,
+                second_scale=adapter.b_scale,
+                column_scale=None if how.separate_gradient else self.weight_scale,
+                bits=how.activation_bits,
+                power_of_two=how.power_of_two,
+            )
+        return y, rounded, h
+
+    def _gradients(
+        self,
+        grad: Tensor,
+        x: Rounded,
+        h: Tensor,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        input_shape: torch.Size,
+        need_x: bool,
+    ) -> Gradients:
+        how, shape, bits = self.how, self.geometry, self.how.gradient_bits
+        seed = seed_of(channels_last_rows(grad, shape)) if how.rounding == "stochastic" else None
+        dx = None
+        if need_x:
+            g, dx = self._round_and_multiply(grad, self.weight_scale, bits, input_shape, seed)
         else:
-            given = None if rounded.codes is None or rounded.scale is None else (rounded.codes, rounded.scale)
-            a, b = _float(lora_a).view(layer.rank, -1), _float(lora_b)
-            x_pixels = to_pixels(x, quantized(layer).geometry)
-            rounded.codes, rounded.scale, h, y, finite = call.forward(x_pixels, given, a, b)
-            if not finite:
-                _refuse("input", layer)
-        ctx.layer, ctx.input_shape = layer, x.shape
-        ctx.save_for_backward(rounded.codes, rounded.scale, h, lora_a, lora_b)
-        shape = quantized(layer).geometry
-        return from_channels_last_rows(y, output_shape(x.shape, shape), shape).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_codes, x_scale, h, lora_a, lora_b = ctx.saved_tensors
-        layer, input_shape, need_x = ctx.layer, ctx.input_shape, ctx.needs_input_grad[0]
-        shape = quantized(layer).geometry
-        call = step_call(grad, layer, input_shape)
-        if call is None:
-            grad_x, da, db = _gradients(grad, x_codes, x_scale, h, lora_a, lora_b, layer, input_shape, need_x)
+            g = round_rows(grad, shape, how, bits=bits, factor=self.weight_scale, seed=seed)
+        if grad.dtype != torch.float16:  # a GradScaler looks for what is not finite, and skips the step
+            check_finite(g.scale, "gradient", self.name)
+        own = round_rows(grad, shape, how, bits=bits, seed=_plus(seed, 3)) if how.separate_gradient else g
+        adapter = self._adapter(lora_a, lora_b)
+        if need_x:
+            dx, gh = self._grad_input(g, dx, own, adapter, input_shape, stored_dtype(grad.dtype))
         else:
-            a, b = _float(lora_a).view(layer.rank, -1), _float(lora_b)
-            grad_x, da, db, finite = call.backward(to_pixels(grad, shape), x_codes, x_scale, h, a, b, need_x=need_x)
-            if not finite:
-                _refuse("gradient", layer)
-        if grad_x is not None:
-            grad_x = from_channels_last_rows(grad_x, input_shape, shape).to(grad.dtype)
-        return grad_x, None, from_rows_like(da, lora_a), db.view(lora_b.shape), None
-
-
-def _output(
-    x: Tensor, rounded: RoundedInput, lora_a: Tensor, lora_b: Tensor, layer: Int8LoraLayer
-) -> tuple[Tensor, Tensor]:
-    """The output (B, H, W, O) and h = x a^T, int32 (M, r), by operators. Fills in `rounded`."""
-    base, how = quantized(layer), layer.how
-    shape, y = base.geometry, None
-    if rounded.codes is None or rounded.scale is None:
-        made = _round_and_multiply(x, base.input_scale, how.activation_bits, layer, None)
-        rounded.codes, rounded.scale, y = made
-        _check_finite(made.scale, "input", layer)
-    codes, scale = rounded.codes, rounded.scale
-    pair = _codes_of_pair(lora_a, lora_b, layer)
-    with _no_autocast(x):
-        if y is None:
-            y = product_call(x.shape, stored(x.dtype), layer, None).of_codes(pixels(codes, x.shape, shape), scale)
-        h = low_rank_update(
-            y.view(-1, shape.out_channels),
-            unfold(codes, x.shape, shape),
-            pair.a,
-            pair.b,
-            row_scale=scale,
-            first_scale=pair.a_scale,
-            second_scale=pair.b_scale,
-            column_scale=None if how.separate_gradient else layer.weight_scale,
-            bits=how.activation_bits,
-            power_of_two=how.power_of_two,
+            gh = rank_product(own.qdata, adapter.b.T)
+        scales = {"left_scale": x.scale, "right_scale": own.scale, "bits": bits, "power_of_two": how.power_of_two}
+        divisor = None if how.separate_gradient else self.weight_scale
+        db = token_gradient(
+            h, own.qdata, rank_scale=adapter.a_scale, divisor=divisor, seed=_plus(seed, 1), transposed=True, **scales
         )
-    return y, h
-
-
-def _gradients(
-    grad: Tensor,
-    x_codes: Tensor,
-    x_scale: Tensor,
-    h: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    layer: Int8LoraLayer,
-    input_shape: torch.Size,
-    need_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of x (B, H, W, I), of A (r, K) and of B (O, r), by operators."""
-    base, how = quantized(layer), layer.how
-    shape, bits, groups = base.geometry, how.gradient_bits, x_scale.shape[0]
-    seed = seed_of(channels_last_rows(grad, shape)) if how.rounding == "stochastic" else None
-    if need_x:
-        g = _round_and_multiply(grad, layer.weight_scale, bits, layer, input_shape, seed)
-    else:
-        g = _Rounded(*_round_rows(channels_last_rows(grad, shape), layer.weight_scale, bits, groups, how, seed))
-    if grad.dtype != torch.float16:  # a GradScaler looks for what is not finite, and skips the step
-        _check_finite(g.scale, "gradient", layer)
-    own, own_scale = g.codes, g.scale
-    if how.separate_gradient:
-        own, own_scale = _round_rows(channels_last_rows(grad, shape), None, bits, groups, how, _plus(seed, 3))
-    pair = _codes_of_pair(lora_a, lora_b, layer)
-    grad_x, gh = None, None
-    if need_x:
-        grad_x, gh = _grad_input(g, own, own_scale, pair, layer, input_shape, stored(grad.dtype))
-    else:
-        gh = rank_product(own, pair.b.T)
-    scales = {"left_scale": x_scale, "right_scale": own_scale, "bits": bits, "power_of_two": how.power_of_two}
-    divisor = None if how.separate_gradient else layer.weight_scale
-    db = token_gradient(
-        h, own, rank_scale=pair.a_scale, divisor=divisor, seed=_plus(seed, 1), transposed=True, **scales
-    )
-    patches = unfold(x_codes, input_shape, shape)
-    da = token_gradient(gh, patches, rank_scale=pair.b_scale, multiplier=layer.scaling, seed=_plus(seed, 2), **scales)
-    return grad_x, da, db
-
-
-def _codes_of_pair(lora_a: Tensor, lora_b: Tensor, layer: Int8LoraLayer) -> _Pair:
-    """Made anew in each direction: nearest rounding makes the same, and keeping them costs r (K + O) bytes a layer."""
-    how = layer.how
-    return _Pair(
-        *pair_codes(
-            to_rows(_float(lora_a)),
-            _float(lora_b).flatten(1),
-            ADAPTER_BITS,
-            power_of_two=how.power_of_two or how.integer_adapter,  # the scales that INT8 pairs have already
-            scaling=layer.scaling,
-            divisor_O=None if how.separate_gradient else layer.weight_scale,
+        patches = unfold(x.qdata, input_shape, shape)
+        da = token_gradient(
+            gh, patches, rank_scale=adapter.b_scale, multiplier=self.scaling, seed=_plus(seed, 2), **scales
         )
-    )
+        return Gradients(dx, da, db)
 
-
-def _round_and_multiply(
-    x: Tensor,
-    factor: Tensor | None,
-    bits: int,
-    layer: Int8LoraLayer,
-    input_shape: torch.Size | None,
-    seed: Tensor | None = None,
-) -> _Rounded:
-    """Codes of `x * factor`; with the base's product where one call makes both: 8 bits, float scales, a scale a token.
-
-    `input_shape` asks for the product of a gradient `x`, for an input of that shape.
-    """
-    how, shape = layer.how, quantized(layer).geometry
-    plain = bits == 8 and not how.power_of_two and seed is None and how.granularity == "token"
-    if plain and x.dtype in (torch.float32, torch.bfloat16):
-        found = product_call(x.shape, x.dtype, layer, input_shape)(
-            to_pixels(x, shape), None if factor is None else factor[None]
+    def _grad_input(
+        self,
+        g: Rounded,
+        dx: Tensor | None,
+        own: Rounded,
+        adapter: Adapter,
+        input_shape: torch.Size,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of the input, (B, H, W, I), `dx` being the base's share; and gh = own b, int32 (M, r)."""
+        how, shape = self.how, self.geometry
+        given = output_shape(input_shape, shape)
+        qdata = pixels(g.qdata, given, shape)
+        if dx is None:
+            dx = self.product(qdata.device, given, dtype, input_shape).of_codes(qdata, g.scale)
+        if not isinstance(shape, Conv2dGeometry) or is_pointwise(shape):
+            gh = low_rank_update(
+                dx.view(-1, shape.in_channels),
+                own.qdata,
+                adapter.b.T,
+                adapter.a.T,
+                row_scale=own.scale,
+                first_scale=adapter.a_scale,
+                second_scale=adapter.b_scale,
+                column_scale=self.input_scale,
+                bits=how.gradient_bits,
+                power_of_two=how.power_of_two,
+            )
+            return dx, gh
+        gh = rank_product(own.qdata, adapter.b.T)
+        rank_scale = adapter.a_scale.double() * adapter.b_scale.double()
+        row_scale = own.scale.double().repeat_interleave(len(gh) // len(own.scale))[:, None]
+        real = gh.double() * (row_scale * rank_scale)
+        gh_qdata, gh_scale = quantize_groups(real, how.gradient_bits, len(own.scale), power_of_two=how.power_of_two)
+        taps = shape.kernel_size[0] * shape.kernel_size[1]
+        a = IntegerWeight(
+            adapter.a, (self.rank, taps, shape.in_channels), adapter.a_scale, None, None, None,
+            max(1, adapter.a.shape[1]),
+        )  # fmt: skip
+        update = weight_product(
+            gh_qdata.view(*qdata.shape[:3], self.rank),
+            a,
+            window(shape),
+            row_scale=gh_scale[:, 0].float(),
+            column_scale=self._in_scale(),
+            grad_input_size=grad_size(input_shape, shape),
+            dtype=dtype,
         )
-        return _Rounded(found.codes.view(-1, found.codes.shape[3]), found.scale, found.out)
-    return _Rounded(*_round_rows(channels_last_rows(x, shape), factor, bits, row_groups(x.shape, layer), how, seed))
+        return dx.add_(update), gh
 
-
-def _grad_input(
-    g: _Rounded,
-    own: Tensor,
-    own_scale: Tensor,
-    pair: _Pair,
-    layer: Int8LoraLayer,
-    input_shape: torch.Size,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """The gradient of the input, (B, H, W, I), and gh = own b, int32 (M, r)."""
-    base, how = quantized(layer), layer.how
-    shape = base.geometry
-    given = output_shape(input_shape, shape)
-    codes, dx = pixels(g.codes, given, shape), g.out
-    if dx is None:
-        dx = product_call(given, dtype, layer, input_shape).of_codes(codes, g.scale)
-    if not isinstance(shape, Conv2dGeometry) or is_pointwise(shape):
-        gh = low_rank_update(
-            dx.view(-1, shape.in_channels),
-            own,
-            pair.b.T,
-            pair.a.T,
-            row_scale=own_scale,
-            first_scale=pair.a_scale,
-            second_scale=pair.b_scale,
-            column_scale=base.input_scale,
-            bits=how.gradient_bits,
-            power_of_two=how.power_of_two,
+    def _adapter(self, lora_a: Tensor, lora_b: Tensor) -> Adapter:
+        """Made anew in each direction: nearest rounding makes the same, and saving them costs r (K + O) bytes."""
+        how = self.how
+        return Adapter(
+            *pair_codes(
+                to_rows(lora_a),
+                lora_b.flatten(1),
+                ADAPTER_BITS,
+                power_of_two=how.power_of_two or how.integer_adapter,  # the scales that an INT8 adapter has already
+                scaling=self.scaling,
+                divisor_O=None if how.separate_gradient else self.weight_scale,
+            )
         )
-        return dx, gh
-    gh = rank_product(own, pair.b.T)
-    rank_scale = pair.a_scale.double() * pair.b_scale.double()
-    real = gh.double() * (own_scale.double().repeat_interleave(len(gh) // len(own_scale))[:, None] * rank_scale)
-    gh_codes, gh_scale = quantize_groups(real, how.gradient_bits, len(own_scale), power_of_two=how.power_of_two)
-    taps = shape.kernel_size[0] * shape.kernel_size[1]
-    a = IntegerWeight(
-        pair.a, (layer.rank, taps, shape.in_channels), pair.a_scale, None, None, None, max(1, pair.a.shape[1])
-    )
-    update = weight_product(
-        gh_codes.view(*codes.shape[:3], layer.rank),
-        a,
-        window(shape),
-        row_scale=gh_scale[:, 0].float(),
-        column_scale=input_scale(layer),
-        grad_input_size=grad_size(input_shape, shape),
-        dtype=dtype,
-    )
-    return dx.add_(update), gh
 
+    def _round_and_multiply(
+        self,
+        x: Tensor,
+        factor: Tensor | None,
+        bits: int,
+        input_shape: torch.Size | None,
+        seed: Tensor | None = None,
+    ) -> tuple[Rounded, Tensor | None]:
+        """`x * factor` rounded; with the base's product where one call makes both: 8 bits, float scales, a scale a
+        token.
 
-def from_rows_like(rows: Tensor, like: Tensor) -> Tensor:
-    """(r, K) with taps before channels -> the shape of `like`, (r, I) or (r, I, kh, kw)."""
-    if like.ndim == 2:
-        return rows
-    rank, channels, height, width = like.shape
-    return rows.view(rank, height, width, channels).permute(0, 3, 1, 2).contiguous()
-
-
-def _round_rows(
-    rows: Tensor, factor: Tensor | None, bits: int, groups: int, how: IntegerArithmetic, seed: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Codes of `rows * factor` and a scale a group, float32 (groups,); by the quicker quantizer where it does."""
-    if bits == 8 and not how.power_of_two and seed is None:
-        codes, scale = quantize_rows(rows.view(groups, -1, rows.shape[1]), None if factor is None else factor[None])
-        return codes.view(rows.shape), scale
-    codes, scale = codes_by_group(rows, bits, groups, power_of_two=how.power_of_two, factor_C=factor, seed=seed)
-    return codes, scale[:, 0]
-
-
-def _float(parameter: Tensor) -> Tensor:
-    return parameter.values() if isinstance(parameter, CodesTensor) else parameter.detach()
+        `input_shape` asks for the product of a gradient `x`, for an input of that shape.
+        """
+        how, shape = self.how, self.geometry
+        plain = bits == 8 and not how.power_of_two and seed is None and how.granularity == "token"
+        if plain and x.dtype in (torch.float32, torch.bfloat16):
+            product = self.product(x.device, x.shape, x.dtype, input_shape)
+            made = product(to_pixels(x, shape), None if factor is None else factor[None])
+            return Rounded(made.codes.view(-1, made.codes.shape[3]), made.scale), made.out
+        return round_rows(x, shape, how, bits=bits, factor=factor, seed=seed), None
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -305,15 +318,3 @@ def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def _plus(seed: Tensor | None, offset: int) -> Tensor | None:
     return None if seed is None else seed + offset
-
-
-def _check_finite(scale: Tensor, what: str, layer: Int8LoraLayer) -> None:
-    if not scale.is_meta and not math.isfinite(scale.sum()) and not torch.isfinite(scale).all():
-        _refuse(what, layer)
-
-
-def _refuse(what: str, layer: Int8LoraLayer) -> None:
-    raise UserError(
-        f"{layer.name}: its {what} has values that are not finite, which no integer stands for. Try a lower "
-        "learning_rate, or mixed_precision = 'no'"
-    )

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from intaglio.layers.frozen import quantize_layer
-from intaglio.layers.int8_lora.layer import Int8LoraLayer, IntegerArithmetic
+from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
+from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer
+from intaglio.layers.shared_input import project
 from intaglio.quantizers.formats import parse_format
 from intaglio.speed.harness import Row
 from intaglio.speed.render import Column, key
@@ -34,7 +36,7 @@ METHODS: dict[str, IntegerArithmetic | None] = {
 def layer_of(how: IntegerArithmetic | None, channels: int, base: str) -> nn.Module:
     torch.manual_seed(0)
     frozen = quantize_layer(nn.Linear(channels, channels).bfloat16(), parse_format(base), "absmax")
-    frozen.integer_gemms = ("output", "grad_input")
+    frozen.compute = "integer"
     layer = LowRankLayer(frozen, 16, 16.0) if how is None else Int8LoraLayer(frozen, 16, 16.0, how)
     with torch.no_grad():
         layer.lora_b.copy_(0.02 * torch.randn(layer.lora_b.shape))
@@ -50,7 +52,7 @@ def step_of(layers: list[nn.Module], tokens: int, channels: int) -> Callable[[],
     def step() -> tuple[float, float]:
         x = source * 1
         begun = time.thread_time()
-        results = [layer(x) for layer in layers[:3]] + [layers[3](mixed)]
+        results = [*project(x, *layers[:3]), layers[3](mixed)]
         between = time.thread_time()
         torch.autograd.backward(results, [grad] * 4)
         return between - begun, time.thread_time() - between

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from intaglio.checkpoints.shapes import empty_denoiser
-from intaglio.layers.model import return_memory
+from intaglio.runtime.memory import return_memory
 from intaglio.speed.harness import MIB, Row
 from intaglio.speed.models import new_denoiser, random_inputs, shape_named
 from intaglio.speed.render import Column, key

@@ -1,68 +1,22 @@
-"""A denoiser's Linear and Conv2d layers: find, replace, quantize in place, tell one base from another."""
+"""A denoiser whose Linear and Conv2d layers are quantized in place, and what tells one such base from another."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import hashlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import nn
 
-from intaglio.errors import NoMatch, UserError
+from intaglio.errors import UserError
 from intaglio.layers.frozen import QuantizedLayer, quantize_layer, to_float
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
-from intaglio.layers.kinds import AdapterLayer
+from intaglio.layers.names import find_layers, is_kept, replace
 from intaglio.quantizers.base import Base
 from intaglio.quantizers.formats import Format, parse_format
-
-
-def find_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Names and modules of all Linear and Conv2d layers, float or quantized, outside and inside of adapters.
-
-    The base of an adapter layer goes by the name of the layer that it was.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            yield name.removesuffix(".base"), module
-
-
-def is_kept(name: str, keep_float: Sequence[str]) -> bool:
-    """Whether `keep_float` names this layer: as a whole, or a component path at the start of its name."""
-    return any(name == kept or name.startswith(kept + ".") for kept in keep_float)
-
-
-EVERY_LAYER = "all"
-"""The target that stands for every Linear and Conv2d."""
-
-
-def match_targets(names: Sequence[str], targets: Sequence[str] | None) -> list[str]:
-    """The names that end in a target, as in PEFT; all of them when `targets` is None or just "all".
-
-    Raises:
-        NoMatch: a target names no layer.
-    """
-    if targets is None or list(targets) == [EVERY_LAYER]:
-        return list(names)
-
-    def ends(name: str, target: str) -> bool:
-        return name == target or name.endswith("." + target)
-
-    unmatched = [t for t in targets if not any(ends(n, t) for n in names)]
-    if unmatched:
-        raise NoMatch(unmatched, names)
-    return [n for n in names if any(ends(n, t) for t in targets)]
-
-
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the layer called `name`."""
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, module)
-
+from intaglio.runtime.memory import return_memory
+from intaglio.runtime.threads import one_thread
 
 BaseRecord = Base
 """How a model's base was quantized, with every field filled in: with it, the same base can be made again."""
@@ -109,7 +63,8 @@ def quantize_model(
     return names
 
 
-def set_base_record(model: nn.Module, record: BaseRecord) -> None:
+def set_base_record(model: nn.Module, record: BaseRecord | None) -> None:
+    """Say how `model` was quantized; None: that it is float again."""
     model.__dict__["_intaglio_base"] = record
 
 
@@ -147,40 +102,10 @@ def base_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def adapter_layers(model: nn.Module) -> dict[str, AdapterLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, AdapterLayer)}
-
-
 def hold_float_weights(model: nn.Module) -> None:
     """Put the dequantized weight in the place of frozen codes. What computes in integers keeps them."""
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, QuantizedLayer) and not layer.integer_gemms:
+        if isinstance(layer, QuantizedLayer) and layer.compute == "float":
             parent = model.get_submodule(name.rpartition(".")[0])
             if not isinstance(parent, Int8LoraLayer):
                 replace(model, name, to_float(cast("nn.Linear | nn.Conv2d", layer)))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Quantize without torch's threads: they meet after every operation on a block of 1 MiB, which takes 0.1 ms.
-
-    Beside a training job on the same two cores, the U-Net of Stable Diffusion 1.5 took 350 s with two threads, and 52 s
-    (32 s of processor time) with one.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system: to the allocator of glibc, freed is not yet returned."""
-    gc.collect()
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
