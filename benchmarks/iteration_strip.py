@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
 
 from intaglio.adapters.attach import load_adapter
 from intaglio.checkpoints.load import denoiser_of
@@ -23,8 +22,8 @@ from intaglio.study.draw import Drawing, draw
 from intaglio.study.evaluate import open_base
 from intaglio.study.tasks.load import load_manifest
 from intaglio.training.checkpoint import list_checkpoints
+from intaglio.training.loop import fit
 from intaglio.training.recipe import Recipe
-from intaglio.training.run import train
 
 RATES = {"full": 1e-4, "peqa": 3e-2, "tuneqdm": 3e-2}
 """As tuned for the embedded base (docs/results/single-subject)."""
@@ -65,7 +64,7 @@ def main() -> None:
             "learning_rate": RATES.get(name),
             "report_to": "none",
         }
-        train(build(Recipe, values, name), Console(stderr=True))
+        fit(build(Recipe, values, name))
         pipeline = open_base(folder, None)
         row = [draw(pipeline, [prompt], 1, drawing, "strip")[0][0]]
         handle = None

@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 
 from intaglio.errors import UserError
+from intaglio.training.loop import fit
 from intaglio.training.recipe import Recipe
-from intaglio.training.run import train
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def run(task: Task, **options: object) -> tuple[list[float], float]:
         # One process trains in several precisions.
         AcceleratorState._reset_state()
         try:
-            last = train(recipe(task, Path(name), **options)).loss_last
+            last = fit(recipe(task, Path(name), **options)).loss_last
         except UserError as error:
             print(error)
             last = math.nan

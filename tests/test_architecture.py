@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "intaglio"
-COMMON = {"errors", "config", "files", "runtime"}
+COMMON = {"errors", "config", "files", "runtime", "safetensors_header"}
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": set(),
+    "safetensors_header": {"errors"},
     "runtime": set(),
     "quantizers": COMMON,
     "kernels": COMMON | {"quantizers"},

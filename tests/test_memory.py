@@ -1,4 +1,4 @@
-"""Huge pages are asked for before torch's first tensor, and users decide for themselves."""
+"""Our commands tune the allocator before torch's first tensor; `import intaglio` does not; users decide."""
 
 import os
 import sys
@@ -9,20 +9,61 @@ from fresh_interpreter import run_fresh
 from intaglio.runtime import memory
 
 
-def test_a_user_decides(monkeypatch):
-    monkeypatch.delenv(memory.HUGE_PAGES, raising=False)
-    memory.ask_for_huge_pages()
+@pytest.fixture
+def tune(monkeypatch):
+    for name in (memory.HUGE_PAGES, *memory._GLIBC):
+        monkeypatch.delenv(name, raising=False)
+    return memory.tune_allocator.__wrapped__
+
+
+def test_a_user_decides(tune, monkeypatch):
+    tune()
     assert os.environ[memory.HUGE_PAGES] == "1"
     monkeypatch.setenv(memory.HUGE_PAGES, "0")
-    memory.ask_for_huge_pages()
+    assert not tune()
     assert os.environ[memory.HUGE_PAGES] == "0"
-    assert not memory.map_large_blocks.__wrapped__()
 
 
-def test_a_tuned_allocator_is_left_alone(monkeypatch):
-    monkeypatch.setenv(memory.HUGE_PAGES, "1")
+def test_a_tuned_allocator_is_left_alone(tune, monkeypatch):
     monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
-    assert not memory.map_large_blocks.__wrapped__()
+    assert not tune()
+
+
+FRESH = """
+import ctypes, os
+for name in ("THP_MEM_ALLOC_ENABLE", "GLIBC_TUNABLES"):
+    os.environ.pop(name, None)
+calls = []
+real = ctypes.CDLL
+class Watched:
+    def __init__(self, *a, **k): self._lib = real(*a, **k)
+    def __getattr__(self, name):
+        if name == "mallopt": calls.append(name)
+        return getattr(self._lib, name)
+ctypes.CDLL = Watched
+before = dict(os.environ)
+"""
+
+
+def test_import_changes_neither_environment_nor_allocator():
+    code = FRESH + "import intaglio, intaglio.adapters.attach\nprint(os.environ == before, calls)"
+    assert run_fresh(code).strip() == "True []"
+
+
+def test_a_command_tunes_before_torch_is_imported():
+    code = (
+        FRESH
+        + """
+import sys
+from intaglio.runtime import memory
+import intaglio.cli
+sys.argv = ["intaglio", "--version"]
+intaglio.cli.main()
+print(os.environ["THP_MEM_ALLOC_ENABLE"], calls[:1], "torch" in sys.modules)
+"""
+    )
+    expected = "1 ['mallopt'] False" if sys.platform.startswith("linux") else "1 [] False"
+    assert run_fresh(code).splitlines()[-1] == expected
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
@@ -31,11 +72,12 @@ def test_freed_tensors_go_back():
 import os
 for name in ("THP_MEM_ALLOC_ENABLE", "GLIBC_TUNABLES"):
     os.environ.pop(name, None)
-import torch, intaglio
-from intaglio.runtime.memory import map_large_blocks
+import intaglio
+told = intaglio.tune_allocator()
+import torch
 def resident():
     return int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1]) >> 10
-if not map_large_blocks():
+if not told:
     print(0, 0)
 else:
     large = [torch.ones(2**21) for _ in range(20)]

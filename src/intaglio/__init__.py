@@ -4,16 +4,15 @@
 >>> adapter = intaglio.attach(pipe.unet, intaglio.TuneQDM(num_intervals=4))  # over int4, in integers
 >>> optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
 
-Names are resolved on first use: `import intaglio` loads neither torch nor diffusers. It does let diffusers know, as
-soon as diffusers is imported, that `quant_method: "intaglio"` is ours to load, and it asks
-torch for huge pages (`memory.py`).
+Names are resolved on first use: `import intaglio` loads neither torch nor diffusers, and leaves the environment and the
+allocator as they are (`intaglio.tune_allocator()` is a call). It lets diffusers know, as soon as diffusers is imported,
+that `quant_method: "intaglio"` is ours to load: docs/decisions/import.md.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from intaglio.checkpoints.registration import register_when_imported
-from intaglio.runtime.memory import ask_for_huge_pages
+from intaglio.runtime.registration import register_when_imported
 
 __version__ = "0.1.0"
 
@@ -37,7 +36,9 @@ _HOMES = {
     "load_adapter": "adapters.attach",
     "load_pipeline": "checkpoints.load",
     "quantize_pipeline": "checkpoints.quantize",
+    "register": "runtime.registration",
     "register_family": "families.registry",
+    "tune_allocator": "runtime.memory",
 }
 __all__ = [
     "METHODS",
@@ -58,7 +59,9 @@ __all__ = [
     "load_adapter",
     "load_pipeline",
     "quantize_pipeline",
+    "register",
     "register_family",
+    "tune_allocator",
 ]
 
 
@@ -75,7 +78,6 @@ def __dir__() -> list[str]:
 
 
 register_when_imported()
-ask_for_huge_pages()
 
 if TYPE_CHECKING:
     from intaglio.adapters.attach import attach, load_adapter
@@ -96,3 +98,5 @@ if TYPE_CHECKING:
     from intaglio.methods.smooth_scales import SmoothScales
     from intaglio.methods.tuneqdm import TuneQDM
     from intaglio.quantizers.base import Base
+    from intaglio.runtime.memory import tune_allocator
+    from intaglio.runtime.registration import register

@@ -144,7 +144,7 @@ def test_attach_trains_a_loaded_base_and_its_merge_is_saved(int4_folder, tmp_pat
     """Merging writes `input_scale`, and other weight scales: the folder must have both, and their new hash."""
     pipeline = DiffusionPipeline.from_pretrained(int4_folder)
     before = base_hash(pipeline.unet)
-    adapter = intaglio.attach(pipeline.unet, intaglio.TuneQDM(num_intervals=1))
+    adapter = intaglio.attach(pipeline.unet, intaglio.TuneQDM(num_intervals=1), compute="float")
     with pytest.raises(UserError, match="has an adapter on it"):
         save_quantized(pipeline, tmp_path / "q")
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_dequantize_gives_a_float_model_that_saves_as_one(int4_folder, tmp_path)
 
 def test_a_low_rank_merge_into_float_saves_as_a_float_model(int4_folder, tmp_path):
     pipeline = DiffusionPipeline.from_pretrained(int4_folder)
-    adapter = intaglio.attach(pipeline.unet, intaglio.QLora(rank=2))
+    adapter = intaglio.attach(pipeline.unet, intaglio.QLora(rank=2), compute="float")
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.uniform_(-0.1, 0.1)

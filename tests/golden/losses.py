@@ -77,21 +77,15 @@ def run(model: str, method: str, compute: str, work: Path) -> list[float]:
 
 
 def losses_of(recipe: Any) -> list[float]:
-    from accelerate import Accelerator
+    from intaglio.events import Stepped
+    from intaglio.training.loop import train
 
-    from intaglio.training.run import train
-
-    losses: list[float] = []
-    log = Accelerator.log
-    Accelerator.log = lambda self, values, **_: losses.append(values["loss"])  # type: ignore[method-assign]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order
     try:
-        train(recipe)
+        return [event.loss for event in train(recipe) if isinstance(event, Stepped)]
     finally:
-        Accelerator.log = log  # type: ignore[method-assign]
         torch.set_num_threads(threads)
-    return losses
 
 
 def machine() -> dict[str, str]:

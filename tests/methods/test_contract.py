@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 import intaglio
-from intaglio.adapters.file import read_header
+from intaglio.adapters.header import read_header
 from intaglio.errors import CannotMerge, NoMatch, Problems, UnknownChoice, UserError, WrongBase
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.layers.frozen import QuantizedLayer

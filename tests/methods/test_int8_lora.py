@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import intaglio
-from intaglio.adapters.file import LORA_FILE
+from intaglio.adapters.header import LORA_FILE
 from intaglio.errors import UserError
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer

@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import intaglio
 from intaglio.errors import UserError
+from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.names import find_layers
 from intaglio.trace import operations
 from intaglio.trace.operations import Vector, matmul, register
 from intaglio.trace.recorder import Recorder, record
-from intaglio.training.optimizer import make_adamw
+from intaglio.training.integer_adam import IntegerAdamW
 from tiny_models import make_unet
 
 BATCH, TOKENS, TEXT = 2, 64, 5
@@ -35,9 +36,14 @@ def inputs_of(device="cpu"):
         return torch.randn(BATCH, 4, 8, 8), torch.tensor([3, 700]), torch.randn(BATCH, TEXT, 24)
 
 
+def optimizer_for(parameters):
+    in_codes = any(isinstance(p, CodesTensor) for p in parameters)
+    return IntegerAdamW(parameters) if in_codes else torch.optim.AdamW(parameters)
+
+
 def step_of(model, adapter=None, device="cpu"):
     inputs = inputs_of(device)
-    optimizer = None if adapter is None else make_adamw(adapter.parameters(), fused=False)
+    optimizer = None if adapter is None else optimizer_for(adapter.parameters())
 
     def step():
         model(*inputs, return_dict=False)[0].square().mean().backward()

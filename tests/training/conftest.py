@@ -61,17 +61,17 @@ def recipe(sd_folder, photo_folder, tmp_path):
 def resumed(recipe, tmp_path):
     """`resumed(steps, **options)` -> the tensors of a whole run, and of one that was left half-way and went on;
     `of_first` are options of that run alone."""
-    from intaglio.adapters.file import find_file
-    from intaglio.training.run import train
+    from intaglio.adapters.header import find_file
+    from intaglio.training.loop import fit
 
     def run(steps, *, of_first=None, **options):
         options = {**options, "max_train_steps": steps, "checkpointing_steps": steps // 2}
         whole = recipe(output_dir=tmp_path / "whole", **options)
-        train(whole)
+        fit(whole)
         first = recipe(output_dir=tmp_path / "first", **options, **(of_first or {}))
-        train(first)
+        fit(first)
         shutil.rmtree(first.output.output_dir / f"checkpoint-{steps}")
-        train(first.changed(resume_from_checkpoint="latest"))
+        fit(first.changed(resume_from_checkpoint="latest"))
         return load_file(find_file(whole.output.output_dir)), load_file(find_file(first.output.output_dir))
 
     return run

@@ -11,7 +11,7 @@ from intaglio.layers.names import adapter_layers
 from intaglio.methods.base import ATTENTION_TARGETS
 from intaglio.quantizers.activations import quantize_groups, seed_of
 from intaglio.training.integer_adam import BLOCK, IntegerAdamW
-from intaglio.training.run import train
+from intaglio.training.loop import fit
 from tiny_models import make_unet
 
 
@@ -104,4 +104,4 @@ def test_another_optimizer_is_refused(recipe):
     with pytest.raises(
         UserError, match="integer_adapter has an optimizer of its own, of 8-bit moments; use optimizer adamw"
     ):
-        train(recipe(method="int8_lora", rank=2, integer_adapter=True, optimizer="sgd"))
+        fit(recipe(method="int8_lora", rank=2, integer_adapter=True, optimizer="sgd"))

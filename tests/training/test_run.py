@@ -9,16 +9,16 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from intaglio.adapters.file import find_file, read_header
+from intaglio.adapters.header import find_file, read_header
 from intaglio.errors import Problems, UserError
 from intaglio.methods.registry import METHODS
-from intaglio.training.checkpoint import list_checkpoints, with_compute_of_checkpoint
+from intaglio.training.checkpoint import list_checkpoints
+from intaglio.training.loop import fit
 from intaglio.training.prepare import plan
-from intaglio.training.run import train
+from intaglio.training.setup import plan_run
 
 TABLE = [
     "method",
@@ -38,7 +38,7 @@ TABLE = [
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_and_says_what_it_made(method, recipe):
     made = recipe(method=method, max_train_steps=8)
-    summary = train(made)
+    summary = fit(made)
     written = json.loads((made.output.output_dir / "summary.json").read_text())
     assert set(TABLE) <= set(written)
     assert written["loss_last"] < written["loss_first"]
@@ -59,16 +59,16 @@ def test_resume_goes_on_bit_for_bit(changes, resumed):
 
 def test_old_checkpoints_go_when_the_new_one_is_there(recipe):
     made = recipe(max_train_steps=3, checkpointing_steps=1, checkpoints_total_limit=2)
-    train(made)
+    fit(made)
     assert [p.name for p in list_checkpoints(made.output.output_dir)] == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_resume_refuses_another_run(recipe):
     with pytest.raises(UserError, match="no checkpoint to resume from; leave out --resume_from_checkpoint"):
-        train(recipe(resume_from_checkpoint="latest"))
-    train(recipe(max_train_steps=1, checkpointing_steps=1))
+        fit(recipe(resume_from_checkpoint="latest"))
+    fit(recipe(max_train_steps=1, checkpointing_steps=1))
     with pytest.raises(Problems, match=r"learning_rate: was 0.01, now 0.5"):
-        train(recipe(resume_from_checkpoint="latest", learning_rate=0.5))
+        fit(recipe(resume_from_checkpoint="latest", learning_rate=0.5))
 
 
 def test_accumulation_is_the_larger_batch(recipe, tmp_path):
@@ -79,8 +79,8 @@ def test_accumulation_is_the_larger_batch(recipe, tmp_path):
     same["compute"] = "float"
     one = recipe(output_dir=tmp_path / "a", train_batch_size=2, **same)
     two = recipe(output_dir=tmp_path / "b", train_batch_size=1, gradient_accumulation_steps=2, **same)
-    train(one)
-    train(two)
+    fit(one)
+    fit(two)
     expected, got = load_file(find_file(one.output.output_dir)), load_file(find_file(two.output.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4)
@@ -94,16 +94,16 @@ def test_prior_pictures_are_made_once_and_trained_on(recipe, tmp_path):
         num_class_images=2,
         max_train_steps=1,
     )
-    train(made)
+    fit(made)
     pictures = {p: p.stat().st_mtime_ns for p in (tmp_path / "class").glob("*.png")}
     assert len(pictures) == 2
-    train(made)
+    fit(made)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "class").glob("*.png")} == pictures
 
 
 def test_validation_pictures(recipe):
     made = recipe(validation_prompt=("a red square", "a cup"), validation_steps=2, num_validation_images=1)
-    train(made)
+    fit(made)
     names = sorted(p.name for p in (made.output.output_dir / "samples").iterdir())
     assert names == ["final.png", "step-2.png"]
     assert Image.open(made.output.output_dir / "samples" / "final.png").width > 100
@@ -111,7 +111,7 @@ def test_validation_pictures(recipe):
 
 def test_xl_trains(recipe, sdxl_folder):
     made = recipe(pretrained_model_name_or_path=str(sdxl_folder), max_train_steps=6, gradient_checkpointing=True)
-    summary = train(made)
+    summary = fit(made)
     assert summary.loss_last < summary.loss_first
 
 
@@ -123,7 +123,7 @@ def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder, ta
     from intaglio.checkpoints.load import load_pipeline
 
     made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4, targets=targets)
-    train(made)
+    fit(made)
     ours = load_pipeline(sd_folder)
     intaglio.load_adapter(ours.unet, made.output.output_dir)
     theirs = StableDiffusionPipeline.from_pretrained(sd_folder)
@@ -142,7 +142,7 @@ def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
         instance_data_dir=tmp_path / "bad", method="lora", compute="integer", pretrained_model_name_or_path="/nowhere"
     )
     with pytest.raises(Problems) as caught:
-        train(made)
+        fit(made)
     text = str(caught.value)
     assert "method lora trains beside float weights" in text
     assert "/nowhere" in text
@@ -152,7 +152,7 @@ def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe):
     with pytest.raises(UserError, match="the loss became"):
-        train(recipe(method="lora", learning_rate=1e4, max_grad_norm=1e30, max_train_steps=40))
+        fit(recipe(method="lora", learning_rate=1e4, max_grad_norm=1e30, max_train_steps=40))
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     """Per-step losses and the adapter of two CPU processes against one process with twice the batch."""
     same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 3}
     single = recipe(output_dir=tmp_path / "one", train_batch_size=2, **same)
-    train(single)
+    fit(single)
     double = recipe(output_dir=tmp_path / "two", train_batch_size=1, **same)
     config = tmp_path / "recipe.toml"
     told = json.loads(double.model_dump_json(exclude_unset=True))
@@ -180,11 +180,7 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_validation_pictures_in_half_precision(recipe, precision):
     made = recipe(method="qlora", mixed_precision=precision, max_train_steps=1, validation_prompt=("a cat",))
-    AcceleratorState._reset_state(reset_partial_state=True)  # of a process: it has one precision
-    try:
-        train(made)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    fit(made)
     assert list((made.output.output_dir / "samples").glob("*.png"))
 
 
@@ -193,18 +189,18 @@ def test_a_resumed_run_computes_as_it_did(recipe, monkeypatch):
     made = recipe(method="tuneqdm", max_train_steps=2, checkpointing_steps=1)
     monkeypatch.setattr("intaglio.methods.settle.why_not_integer", lambda *_: "no kernels in this test")
     assert plan(made).settled.compute == "float"
-    train(made)
+    fit(made)
     monkeypatch.undo()
     resumed = made.changed(resume_from_checkpoint=str(made.output.output_dir / "checkpoint-1"))
-    assert with_compute_of_checkpoint(resumed).device.compute == "float"
-    train(resumed)
+    assert plan_run(resumed)[0].settled.compute == "float"
+    fit(resumed)
 
 
 def test_a_named_default_is_the_default(recipe, tmp_path):
     """`intaglio train` and `intaglio train --method int8_lora` are one thing."""
     headers = []
     for name, options in {"open": {}, "named": {"method": "int8_lora"}}.items():
-        train(recipe(max_train_steps=1, output_dir=tmp_path / name, **options))
+        fit(recipe(max_train_steps=1, output_dir=tmp_path / name, **options))
         headers.append(read_header(tmp_path / name))
     assert headers[0] == headers[1]
     assert (headers[0].method, headers[0].options["rank"]) == ("int8_lora", 2)
@@ -216,4 +212,4 @@ def test_a_quantized_base_that_the_method_cannot_train_over_is_refused_before_it
 
     quantize_pipeline(str(sd_folder), tmp_path / "nf4", format="nf4")
     with pytest.raises(Problems, match=r"int8_lora cannot train over nf4.* or method qlora"):
-        train(recipe(pretrained_model_name_or_path=str(tmp_path / "nf4")))
+        fit(recipe(pretrained_model_name_or_path=str(tmp_path / "nf4")))

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from intaglio.adapters.file import read_header
 from intaglio.adapters.handle import Adapter
+from intaglio.adapters.header import read_header
+from intaglio.adapters.start import method_for, read_adapter, start_from
 from intaglio.errors import UserError
 from intaglio.families.registry import denoisers_of
 from intaglio.layers.geometry import geometry_of
@@ -23,7 +24,6 @@ from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 from intaglio.methods.settle import Compute, Settled, settle
 from intaglio.quantizers.base import Base, RangeSearch
-from intaglio.runtime.memory import map_large_blocks
 
 
 def attach(
@@ -70,21 +70,20 @@ def attach(
     settled.warn()
     targets = [targets] if isinstance(targets, str) else targets
     chosen = _check(model, settled, targets)
-    map_large_blocks()
     return _attach(model, settled, targets, chosen)
 
 
 def load_adapter(model: nn.Module, folder: str | Path, *, compute: Compute = "auto") -> Adapter:
     """Attach the adapter that was saved in `folder`: its file says method, layers and base.
 
+    The LoRA of another program, in any format of `intaglio.adapters.formats`, is attached as LoRA or QLoRA.
+
     Raises:
         UserError: no adapter there, or it was trained on another base.
     """
     header = read_header(Path(folder))
     if header is None:
-        raise UserError(
-            f"{folder}: a LoRA file without intaglio's header; load it with the pipeline's own load_lora_weights"
-        )
+        return _attach_foreign(model, folder, compute)
     method = build_method(header.method, header.options)
     base = header.base if _present(model) is None else None
     # By full names: what a method trains by default may differ between versions.
@@ -96,6 +95,18 @@ def load_adapter(model: nn.Module, folder: str | Path, *, compute: Compute = "au
     except UserError:
         if adapter_layers(model):
             adapter.detach()
+        raise
+    return adapter
+
+
+def _attach_foreign(model: nn.Module, folder: str | Path, compute: Compute) -> Adapter:
+    """A LoRA of another program, as LoRA or QLoRA over the same layers."""
+    method, layers = method_for(read_adapter(folder, model), model)
+    adapter = attach(model, method, targets=layers, compute=compute)
+    try:
+        start_from(adapter, folder)
+    except UserError:
+        adapter.detach()
         raise
     return adapter
 

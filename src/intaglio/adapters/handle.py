@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from intaglio.adapters.file import Header, read_header, read_tensors, write_file
+from intaglio.adapters.formats import adapter_formats, find_format, format_named
+from intaglio.adapters.header import Header, find_file, read_header
+from intaglio.adapters.state import AdapterState, ComponentState, LowRank, Names
 from intaglio.errors import CannotMerge, Problems, UserError, WrongBase
 from intaglio.families.registry import denoisers_of
 from intaglio.layers import frozen
@@ -41,10 +44,12 @@ class Adapter:
         """A training loop says here which noise levels it draws."""
         self._base_hash: str | None = None
         self._unpacked = False
+        self._gone: str | None = None
+        self._names = {n for n, p in model.named_parameters() if p.requires_grad}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters, by their names in the model."""
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        """What was trainable when the adapter was attached, by names in the model. Empty once it is taken off."""
+        return {n: p for n, p in self.model.named_parameters() if n in self._names} if self._gone is None else {}
 
     def parameters(self) -> list[nn.Parameter]:
         """What goes to the optimizer. Float32, but for `Full()`, which trains the model's own."""
@@ -74,13 +79,51 @@ class Adapter:
             base_hash=self.base_hash,
         )
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the adapter, and nothing of the base, to `folder`; returns the path of the file."""
-        layer = next(iter(adapter_layers(self.model).values()), None)
-        lora = None
-        if isinstance(layer, LowRankLayer) and layer.layout == "lora":
-            lora = (layer.rank, layer.alpha)
-        return write_file(Path(folder), self.header(), dict(self.named_parameters()), lora)
+    def state(self) -> AdapterState:
+        """What the adapter holds now, in no file's layout. The tensors are those of the model, not copies.
+
+        Raises:
+            UserError: it was merged or taken off.
+        """
+        if self._gone is not None:
+            raise UserError(
+                f"this adapter was taken off by {self._gone}, so there is nothing to save; save it before. A file that "
+                "it was saved to is still there"
+            )
+        header, parameters = self.header(), self.named_parameters()
+        low_rank = {}
+        for name, layer in adapter_layers(self.model).items():
+            if isinstance(layer, LowRankLayer) and layer.layout == "lora":
+                low_rank[name] = LowRank(layer.lora_a.detach(), layer.lora_b.detach(), layer.alpha)
+                for part in ("lora_a", "lora_b"):
+                    parameters.pop(f"{name}.{part}", None)
+        other = {name: parameter.detach() for name, parameter in parameters.items()}
+        return AdapterState({header.component: ComponentState(low_rank, other)}, header)
+
+    def save(self, folder: str | Path, format: str | None = None, *, exact: bool = False) -> Path:
+        """Write the adapter, and nothing of the base, to `folder`; returns the path of the file.
+
+        Args:
+            format: a name of `intaglio.adapters.formats`; None takes diffusers' for LoRA, and our own for the rest.
+            exact: take a format that gives back these very bits where diffusers' would round: it folds alpha / rank
+                into the weights. For checkpoints, so that a resumed run goes on exactly.
+
+        Raises:
+            UserError: the adapter was taken off, has values that are not finite, or the format cannot hold it. What
+                lies in the folder stays then.
+        """
+        state = self.state()
+        if format is None:
+            part = state.components[state.header.component] if state.header is not None else ComponentState()
+            rounds = exact and any(math.frexp(pair.scaling)[0] != 0.5 for pair in part.low_rank.values())
+            format = "diffusers" if state.is_low_rank and not rounds else "intaglio"
+        written = format_named(format)
+        path = Path(folder) / written.file_name
+        written.write(path, state)
+        for other in adapter_formats().values():  # a folder holds one adapter
+            if other.file_name != written.file_name:
+                (path.parent / other.file_name).unlink(missing_ok=True)
+        return path
 
     def load(self, folder: str | Path) -> None:
         """Take the values of an adapter of the same method, targets and base: a switch without reloading.
@@ -89,14 +132,18 @@ class Adapter:
             WrongBase: it was trained on other integers.
             Problems: its tensors are not those of this adapter.
         """
-        folder = Path(folder)
-        header = read_header(folder)
+        path = find_file(Path(folder))
+        header = read_header(path)
         if header is not None and header.base_hash != self.base_hash:
             raise WrongBase(str(folder), header.base_hash or "of float weights", self.base_hash or "float")
-        tensors, own = read_tensors(folder), self.named_parameters()
+        state = find_format(path).read(path, Names.of(self.model))
+        component = self.header().component
+        part = state.components.get(component, ComponentState())
+        tensors, own = self._tensors(part), self.named_parameters()
         problems = [
             *_first([f"missing: {n}" for n in own if n not in tensors]),
             *_first([f"unexpected: {n}" for n in tensors if n not in own]),
+            *_first([f"unexpected: {name}" for name in state.components if name != component]),
             *_first(
                 [
                     f"{n}: shape {tuple(tensors[n].shape)}, expected {tuple(p.shape)}"
@@ -110,6 +157,15 @@ class Adapter:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(tensors[name])
+
+    def _tensors(self, part: ComponentState) -> dict[str, Tensor]:
+        """The values for our parameters, by name; factors are brought to the scaling of the layer that takes them."""
+        tensors, layers = dict(part.other), adapter_layers(self.model)
+        for name, pair in part.low_rank.items():
+            layer = layers.get(name)
+            scaled = pair.scaled_to(layer.scaling) if isinstance(layer, LowRankLayer) else pair
+            tensors |= {f"{name}.lora_a": scaled.down, f"{name}.lora_b": scaled.up}
+        return tensors
 
     def unpack_base(self) -> None:
         """Hold the frozen weights dequantized, so that no step unpacks their codes: the same numbers up to rounding,
@@ -129,7 +185,7 @@ class Adapter:
         layers = adapter_layers(self.model)
         if not layers:
             raise UserError(f"{self.method} has no adapter beside the weights to take off; load the model again")
-        self._put({name: layer.base for name, layer in layers.items()})
+        self._put({name: layer.base for name, layer in layers.items()}, "detach()")
         return self.model
 
     def merge(self, *, dequantize: bool = False) -> nn.Module:
@@ -155,7 +211,7 @@ class Adapter:
                 raise CannotMerge(f"{name}: {reason}")
             merged[name] = layer
         merged = {n: layer.merged_float() if dequantize else layer.merge() for n, layer in merged.items()}
-        self._put(merged)
+        self._put(merged, "merge()")
         if dequantize:
             for name, layer in list(find_layers(self.model)):
                 replace(self.model, name, frozen.to_float(layer))
@@ -172,13 +228,13 @@ class Adapter:
                 "merge(dequantize=True)"
             )
 
-    def _put(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
+    def _put(self, layers: dict[str, nn.Linear | nn.Conv2d], by: str) -> None:
         for name, layer in layers.items():
             replace(self.model, name, layer)
         remove_integer_path(self.model)
         if self._remove_hook is not None:
             self._remove_hook()
-        self._base_hash = None
+        self._base_hash, self._gone = None, by
 
 
 def _first(problems: list[str], most: int = 3) -> list[str]:

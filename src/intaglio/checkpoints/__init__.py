@@ -1,1 +1,1 @@
-"""Load, quantize, save any diffusers pipeline; registration as a diffusers quantizer."""
+"""Load, quantize, save any diffusers pipeline; our quantizer for diffusers."""

@@ -16,16 +16,17 @@ from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUA
 from diffusers.quantizers.base import DiffusersQuantizer
 from torch import Tensor, nn
 
-from intaglio.checkpoints.checkpoint import check_readable
 from intaglio.checkpoints.quantization_config import IntaglioConfig, describe, forget
+from intaglio.checkpoints.skeleton import skeleton
 from intaglio.errors import Problems, UserError
 from intaglio.layers import frozen
 from intaglio.layers.names import find_layers, replace
 from intaglio.layers.quantize_model import layers_to_quantize
-from intaglio.quantizers.formats import Format, parse_format
+from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import QuantizedWeight, quantize
 from intaglio.runtime.memory import return_memory
 from intaglio.runtime.threads import one_thread
+from intaglio.safetensors_header import check_readable
 
 _PARTS = ("qdata", "scale", "zero_point", "input_scale")
 
@@ -174,26 +175,6 @@ def check_no_adapter(keys: Iterable[str]) -> None:
             f"the denoiser has an adapter on it ({inside}). Save the adapter by itself, and take it off with detach(), "
             "merge() or unload_lora_weights() before the base is saved"
         )
-
-
-def skeleton(layer: nn.Linear | nn.Conv2d, format: Format, has_input_scale: bool) -> nn.Module:
-    """The quantized twin of `layer`, without memory: the shapes and dtypes of its tensors."""
-    shape = tuple(layer.weight.shape)
-    rows, reduction = shape[0], layer.weight[0].numel()
-    groups = format.num_groups(reduction)
-
-    def empty(*size: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(*size, dtype=dtype, device="meta")
-
-    quantized = QuantizedWeight(
-        empty(rows, format.row_bytes(reduction), dtype=torch.uint8 if format.bits == 4 else torch.int8),
-        empty(rows, groups, dtype=torch.float32),
-        None if format.symmetric else empty(rows, groups, dtype=torch.int8),
-        format,
-        shape,
-    )
-    channels = frozen.geometry(layer).in_channels
-    return frozen.with_weight(layer, quantized, empty(channels, dtype=torch.float32) if has_input_scale else None)
 
 
 def _to_device(quantized: QuantizedWeight, device: torch.device | str | int) -> QuantizedWeight:

@@ -11,8 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from intaglio.checkpoints.checkpoint import check_readable, read_safetensors_header
+from intaglio.checkpoints.recognize import refuse_pickles
+from intaglio.checkpoints.sources import find_source
 from intaglio.errors import UserError, WrongBase
+from intaglio.safetensors_header import check_readable, read_safetensors_header
 
 EMBEDDED = "embedded"
 """The name under which the model that ships with the package goes."""
@@ -35,6 +37,8 @@ class ModelInfo:
     format: str | None
     """Format of a quantized denoiser, None for a float one."""
     base_hash: str | None
+    source_name: str = "float"
+    """The weight source (`checkpoints/sources`) that its denoiser is read by."""
 
     def check_adapter(self, adapter: str | Path, base_hash: str | None) -> None:
         """Refuse an adapter that was trained on other integers.
@@ -73,6 +77,7 @@ def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> M
     source = str(name_or_path)
     path = embedded_base() if source == EMBEDDED else Path(source).expanduser()
     if path.is_file():
+        refuse_pickles(path)
         if path.suffix != ".safetensors":
             raise UserError(f"{path}: expected a .safetensors file, a folder or a Hub id; other files are not read")
         read_safetensors_header(path)
@@ -90,10 +95,17 @@ def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> M
             f"{source}: a {index.get('_class_name')} with {there}; expected a pipeline with a unet or a transformer"
         )
     config = _read_json(source, folder, f"{denoiser}/config.json", revision)
-    format, base_hash = _quantization(source, config.get("quantization_config"))
+    quantization = config.get("quantization_config")
+    if quantization is not None and not isinstance(quantization, dict):
+        raise UserError(f"{source}: quantization_config is a {type(quantization).__name__}, expected an object")
     if folder is not None:
         _check_weights(folder, denoiser, index)
-    return ModelInfo(source, folder, False, index.get("_class_name"), denoiser, index[denoiser][1], format, base_hash)
+    found = find_source((folder or Path(source)) / denoiser, quantization, source)
+    own = quantization if found.name == "intaglio" and quantization is not None else {}
+    format, base_hash = own.get("format"), own.get("base_hash")
+    return ModelInfo(
+        source, folder, False, index.get("_class_name"), denoiser, index[denoiser][1], format, base_hash, found.name
+    )
 
 
 def read_component_config(info: ModelInfo, component: str, revision: str | None = None) -> dict[str, Any]:
@@ -138,18 +150,6 @@ def _download(repo: str, relative: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"{repo}: no such folder here, and the Hub has no {relative} for it: {first}") from error
-
-
-def _quantization(source: str, config: Any) -> tuple[str | None, str | None]:
-    """Format and hash of the base, both None for float weights."""
-    if config is None:
-        return None, None
-    method = config.get("quant_method") if isinstance(config, dict) else config
-    if method != "intaglio":
-        raise UserError(
-            f"{source}: quantized by {method!r}; expected float weights, or a folder that intaglio quantized"
-        )
-    return config.get("format"), config.get("base_hash")
 
 
 def _check_weights(folder: Path, denoiser: str, index: dict[str, Any]) -> None:

@@ -15,11 +15,14 @@ from torch import nn
 
 from intaglio.checkpoints.inspect import DENOISERS, ModelInfo, embedded_base, inspect_model
 from intaglio.checkpoints.quantization_config import IntaglioConfig
+from intaglio.checkpoints.recognize import meta_tensors
 from intaglio.errors import UserError
 from intaglio.families.registry import families
 from intaglio.layers.quantize_model import quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
+from intaglio.runtime.registration import register
+from intaglio.safetensors_header import read_safetensors_header
 
 __all__ = ["denoiser_of", "embedded_base", "inspect_model", "load_pipeline"]
 
@@ -65,6 +68,7 @@ def load_pipeline(
     Raises:
         UserError: nothing that can be loaded, or quantized to another format already.
     """
+    register()
     info = inspect_model(name_or_path, revision=revision)
     if isinstance(quantize_to, str):
         quantize_to = Base(quantize_to, range_search, None if keep_float is None else tuple(keep_float))
@@ -105,10 +109,9 @@ def _load_single_file(
 ) -> Any:
     """Pipelines take no `quantization_config` from a single file: the denoiser is quantized layer by layer after it."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
-    from safetensors.torch import load_file
 
     path = Path(info.source).expanduser()
-    kind = infer_diffusers_model_type(load_file(path))
+    kind = infer_diffusers_model_type(meta_tensors(read_safetensors_header(path)))
     known = {kind: name for family in families() for kind, name in family.single_files.items()}
     if kind not in known:
         raise UserError(f"{path}: diffusers takes it for {kind!r}; expected one of {', '.join(sorted(known))}")

@@ -16,7 +16,6 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from intaglio.checkpoints.checkpoint import read_safetensors_header
 from intaglio.checkpoints.components import copy_folder
 from intaglio.checkpoints.diffusers_quantizer import check_no_adapter
 from intaglio.checkpoints.inspect import ModelInfo, inspect_model
@@ -28,6 +27,7 @@ from intaglio.layers.frozen import QuantizedLayer
 from intaglio.layers.names import find_layers
 from intaglio.layers.quantize_model import base_hash, base_record
 from intaglio.quantizers.ranges import RangeSearch
+from intaglio.safetensors_header import read_safetensors_header
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -160,7 +160,7 @@ def _checkpoint_dtype(folder: Path, variant: str | None) -> torch.dtype | None:
     for file in folder.glob("*.safetensors"):
         if (variant is None) == (file.name.count(".") == 1) and (variant is None or f".{variant}" in file.name):
             header = read_safetensors_header(file)
-            kinds |= {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+            kinds |= {entry.dtype for entry in header.tensors.values()}
     return _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
 
 

@@ -5,7 +5,6 @@ For what depends on shapes alone, such as the trace of a training step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +12,10 @@ import torch
 from torch import nn
 
 from intaglio.checkpoints.inspect import inspect_model, read_component_config
+from intaglio.checkpoints.skeleton import quantize_empty
 from intaglio.errors import UnknownChoice, UserError
 from intaglio.families.registry import denoisers_of, families
 from intaglio.families.shape import Shape
-from intaglio.layers.frozen import with_weight
-from intaglio.layers.names import replace
-from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, set_base_record
-from intaglio.quantizers.formats import parse_format
-from intaglio.quantizers.quantize import QuantizedWeight
 
 
 def known_shapes() -> dict[str, Shape]:
@@ -67,29 +62,8 @@ def empty_denoiser(shape: Shape, format: str | None = None, keep_float: Sequence
         model = kind.from_config(config)
     format = shape.format or format
     if format is not None:
-        _quantize_empty(model, format, denoisers_of(model).keep_float if keep_float is None else keep_float)
+        quantize_empty(model, format, denoisers_of(model).keep_float if keep_float is None else keep_float)
     return model
-
-
-def _quantize_empty(model: nn.Module, name: str, keep_float: Sequence[str]) -> None:
-    """What `quantize_model` does, without values."""
-    format = parse_format(name)
-    for path in layers_to_quantize(model, keep_float):
-        layer = model.get_submodule(path)
-        assert isinstance(layer, nn.Linear | nn.Conv2d)
-        shape = tuple(layer.weight.shape)
-        rows, reduction = shape[0], math.prod(shape[1:])
-        groups = format.num_groups(reduction)
-        codes = torch.empty(
-            rows,
-            format.row_bytes(reduction),
-            dtype=torch.uint8 if format.bits == 4 else torch.int8,
-            device="meta",
-        )
-        scale = torch.empty(rows, groups, device="meta")
-        zero_point = None if format.symmetric else torch.empty(rows, groups, dtype=torch.int8, device="meta")
-        replace(model, path, with_weight(layer, QuantizedWeight(codes, scale, zero_point, format, shape)))
-    set_base_record(model, BaseRecord(format.name, "absmax", tuple(keep_float)))
 
 
 def empty_inputs(model: nn.Module, shape: Shape, resolution: int, batch_size: int) -> dict[str, Any]:

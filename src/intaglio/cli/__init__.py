@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import keyword
 import sys
 from importlib import import_module
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import click
 
 from intaglio.errors import UserError
+from intaglio.runtime.memory import tune_allocator
+from intaglio.runtime.signals import Stopped, raise_when_ended
 
 COMMANDS = {
     "demo": "Learn a sample subject on the embedded base: the main job, in minutes.",
@@ -16,6 +20,9 @@ COMMANDS = {
     "generate": "Draw with one or more adapters on one base.",
     "diagnose": "Measure what integer training loses to rounding, layer by layer.",
     "quantize": "Quantize a pipeline's denoiser to 4 or 8 bits, once for all tasks.",
+    "inspect": "Say what a file or folder is, and what can be done with it.",
+    "export": "Write an adapter for diffusers, PEFT, kohya's scripts or ComfyUI.",
+    "import": "Take a LoRA of another program as an adapter for one of your bases.",
     "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
@@ -28,17 +35,22 @@ RENAMED = {"bench": ("speed", "step"), "bench_data": ("study", None), "compare":
 """Commands of 0.1 -> the group, and the command in it, that do the same now. They are not listed; 0.3 drops them."""
 
 
+_NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "EFBIG")
+USER_ERRNOS = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
+"""A full disk, a quota, a folder that cannot be written, a mount that is gone: what the user can mend."""
+
+
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name.replace("_", "-") for name in COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module, inner = cmd_name.replace("-", "_"), None
-        if module in RENAMED:
-            module, inner = RENAMED[module]
-        if module not in COMMANDS:
+        name, inner = cmd_name.replace("-", "_"), None
+        if name in RENAMED:
+            name, inner = RENAMED[name]
+        if name not in COMMANDS:
             return None
-        found = import_module(f"intaglio.cli.{module}").command
+        found = import_module(f"intaglio.cli.{name}_" if keyword.iskeyword(name) else f"intaglio.cli.{name}").command
         return found if inner is None else found.get_command(ctx, inner)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -71,6 +83,8 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line. What a user can mend is one message and exit code 2; a fault of ours is a traceback."""
+    tune_allocator()
+    raise_when_ended()
     try:
         group(standalone_mode=False)
     except UserError as error:
@@ -78,9 +92,14 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        click.echo(f"stopped {cause}".strip() if isinstance(cause, Stopped) else "stopped", err=True)
+        sys.exit(cause.exit_code if isinstance(cause, Stopped) else 130)
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def fail(message: str) -> None:

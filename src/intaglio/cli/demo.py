@@ -53,8 +53,9 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
 
     from intaglio.checkpoints.load import denoiser_of, load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
+    from intaglio.cli.show import Show
     from intaglio.study.tasks.sample import sample_cat
-    from intaglio.training.run import train
+    from intaglio.training.loop import fit
     from intaglio.training.summary import generate_command, human_bytes, summary_rows
 
     quiet_libraries()
@@ -82,7 +83,8 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
         },
         "demo",
     )
-    summary = train(recipe, console)
+    with Show(console) as show:
+        summary = fit(recipe, show)
 
     from intaglio.adapters.attach import load_adapter
 

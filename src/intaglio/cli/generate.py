@@ -109,7 +109,7 @@ def _per_image(call: dict[str, Any], count: int) -> dict[str, Any]:
 
 def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str, Any]]:
     """The model to load and the settings of the first adapter; everything wrong with the input is raised here."""
-    from intaglio.adapters.file import read_header
+    from intaglio.adapters.header import read_header
     from intaglio.checkpoints.inspect import inspect_model
     from intaglio.training.summary import read_summary
 
@@ -146,7 +146,7 @@ def _check(adapters: tuple[Path, ...], model: str | None) -> tuple[str, dict[str
 
 def _switch(handle: Any, denoiser: Any, adapter: Path, load_adapter: Any) -> Any:
     """Put `adapter` on: by copying values where the one before has the same shape, else by attaching anew."""
-    from intaglio.adapters.file import read_header
+    from intaglio.adapters.header import read_header
 
     header = read_header(adapter)
     if handle is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -54,9 +54,11 @@ def recipe_options() -> Decorator:
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option("--integer_gemms", multiple=True, hidden=True)(function)  # of version 0.1.0
         for name, section in reversed(sections().items()):
-            skip = ("name", "options") if name == "method" else ()
             if name == "method":
                 function = method_options()(function)
+            if name == "optimizer":
+                function = optimizer_options()(function)
+            skip = ("name", "options") if name == "method" else ("options",)
             function = options_of(section, name.capitalize(), skip)(function)
         return function
 
@@ -85,26 +87,47 @@ def method_options() -> Decorator:
     """`--method`, and the options of all methods: each is listed once, with the methods that have it."""
     from intaglio.methods.registry import METHODS, option_fields
 
+    choices = {name: option_fields(method) for name, method in METHODS.items()}
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = _options_of_choices(choices, {"alpha": ["alpha", "lora_alpha"]}, "Options of methods")(function)
+        text = "what is trained: " + ", ".join(METHODS) + " [int8_lora where INT8 kernels run, else qlora]"
+        function = click.option("--method", cls=SectionedOption, help=text)(function)
+        function.__click_params__[-1].section = "Method"  # type: ignore[attr-defined]
+        return function
+
+    return add
+
+
+def optimizer_options() -> Decorator:
+    """The options of all optimizers: each is listed once, with the optimizers that have it."""
+    from intaglio.training.optimizers import OF_DIFFUSERS, OPTIMIZERS
+
+    choices = {name: options.model_fields for name, options in OPTIMIZERS.items()}
+    flags = {ours: [ours, theirs] for theirs, ours in OF_DIFFUSERS.items()}
+    return _options_of_choices(choices, flags, "Options of optimizers")
+
+
+def _options_of_choices(
+    choices: Mapping[str, Mapping[str, Any]], flags: Mapping[str, list[str]], title: str
+) -> Decorator:
+    """One option a field; `choices`: what can be chosen -> its fields, `flags`: field -> its flags, if several."""
     owners: dict[str, list[str]] = {}
     fields: dict[str, Any] = {}
     defaults: dict[str, list[str]] = {}
-    for name, method in METHODS.items():
-        for option, field in option_fields(method).items():
+    for name, own in choices.items():
+        for option, field in own.items():
             owners.setdefault(option, []).append(name)
             fields.setdefault(option, field)
             defaults.setdefault(option, []).append(str(_default(field)))
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(fields):
-            flags = ["alpha", "lora_alpha"] if option == "alpha" else [option]
             values = sorted(set(defaults[option]))
             each = ", ".join(" ".join(pair) for pair in zip(owners[option], defaults[option], strict=True))
             shown = values[0] if len(values) == 1 else each
             text = f"{fields[option].description} ({', '.join(owners[option])}) [{shown}]"
-            function = _option(flags, fields[option], text, "Options of methods")(function)
-        text = "what is trained: " + ", ".join(METHODS) + " [int8_lora where INT8 kernels run, else qlora]"
-        function = click.option("--method", cls=SectionedOption, help=text)(function)
-        function.__click_params__[-1].section = "Method"  # type: ignore[attr-defined]
+            function = _option(flags.get(option, [option]), fields[option], text, title)(function)
         return function
 
     return add
@@ -142,4 +165,6 @@ def kind_of(annotation: Any) -> tuple[Any, bool]:
 def _default(field: Any) -> Any:
     if field.default is None:
         return "rank" if "rank" in (field.description or "") else "none"
-    return {True: "yes", False: "no", (): "none"}.get(field.default, field.default)
+    if isinstance(field.default, bool):
+        return "yes" if field.default else "no"
+    return "none" if field.default == () else field.default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,33 @@ def command(recipe_file: Path | None, hardware: str | None, **options: Any) -> N
         if recipe.output.trace_step is None:
             raise UserError("--hardware costs a step that was recorded; add --trace_step 2")
 
-    from intaglio.training.run import train
+    from intaglio.cli.show import Show, command_to_go_on
+    from intaglio.training.checkpoint import list_checkpoints
+    from intaglio.training.loop import fit
     from intaglio.training.summary import generate_command, summary_rows
 
     quiet_libraries()
-    summary = train(recipe, console)
+    with Show(console) as show:
+        try:
+            summary = fit(recipe, show)
+        except BaseException:
+            if show.step and list_checkpoints(recipe.output.output_dir):
+                console.print(f"Ended after step {show.step} of {show.steps}. Go on with:")
+                console.print(command_to_go_on(sys.argv[1:]), soft_wrap=True, markup=False, highlight=False)
+            raise
     if design is not None:
         summary = with_accelerator(summary, design)
-    console.print(two_columns("Done", summary_rows(summary)))
-    console.print("Next:", generate_command(summary), soft_wrap=True)
+    if not show.quiet:
+        console.print(two_columns("Done", summary_rows(summary)))
+        console.print(f"Next: {generate_command(summary)}", soft_wrap=True, markup=False, highlight=False)
 
 
 def with_accelerator(summary: Any, design: Any) -> Any:
     """The summary, and the output folder's files, with what the recorded step would cost on `design`."""
     from intaglio.accelerator.simulate import simulate
     from intaglio.accelerator.workload import load_trace_workload
-    from intaglio.training.run import TRACE_FILE
     from intaglio.training.summary import write_card
+    from intaglio.training.trace_step import TRACE_FILE
 
     folder = Path(summary.output_dir)
     step = simulate(load_trace_workload(folder / TRACE_FILE, design.array.integer_bits), design)

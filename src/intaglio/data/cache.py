@@ -44,6 +44,9 @@ class TextCache:
                 self._store[_digest(caption)] = {name: tensor[i] for name, tensor in encoded.items()}
         self._store.save()
 
+    def __len__(self) -> int:
+        return len(self._store)
+
     def get(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Tensors for a batch of captions, stacked to (B, ...); raises KeyError for one that was not filled in."""
         groups = [self._store[_digest(caption)] for caption in captions]

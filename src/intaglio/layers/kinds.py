@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from intaglio.layers.fixed_dtype import FixedDtype
 from intaglio.layers.timesteps import TimestepContext
+
+_SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
 
 
 class AdapterLayer(FixedDtype, ABC):
@@ -17,6 +19,12 @@ class AdapterLayer(FixedDtype, ABC):
     layout: ClassVar[str]
     """File layout of its tensors: "lora" (the ecosystem's names) or "scales" (ours)."""
     base: nn.Linear | nn.Conv2d
+
+    def __getattr__(self, name: str) -> Any:
+        """Pipelines ask layers for their sizes: XL's for `add_embedding.linear_1.in_features`."""
+        if name in _SIZES:
+            return getattr(self.base, name)
+        return super().__getattr__(name)
 
 
 class MergeableLayer(AdapterLayer):

@@ -1,5 +1,10 @@
 """How the process asks the system for memory: large tensors in pages of their own, which go back when they are freed.
 
+Nothing here happens at `import intaglio`. Our commands call `tune_allocator` first of all; from Python it is one call:
+
+>>> import intaglio
+>>> intaglio.tune_allocator()  # before torch's first tensor
+
 By default glibc soon takes every block of up to 32 MiB from its heap, where a freed one leaves a hole between blocks
 that live on. Mapped one by one they leave none, but each costs a page fault for every 4 KiB; with huge pages for every
 2 MiB.
@@ -24,14 +29,14 @@ _KEPT_BYTES = 2**30
 """The top of the heap stays in the process: it is wanted again in the next layer."""
 
 
-def ask_for_huge_pages() -> None:
-    """Unless the user has decided. Before torch's first tensor; later it changes nothing."""
-    os.environ.setdefault(HUGE_PAGES, "1")
-
-
 @cache
-def map_large_blocks() -> bool:
-    """Whether the allocator of glibc was told to; not where the user has tuned it."""
+def tune_allocator() -> bool:
+    """Huge pages for large tensors, and large blocks mapped one by one; whether glibc was told so.
+
+    Call it before torch's first tensor: torch reads its switch once. What the user has set in the environment stays;
+    where they have tuned glibc, or refused huge pages, glibc is left alone.
+    """
+    os.environ.setdefault(HUGE_PAGES, "1")
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _GLIBC):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

@@ -56,24 +56,22 @@ def write_pipeline(work: Work, folder: Path) -> None:
 
 
 def training_step(method: str, work: Work, folder: Path) -> Callable[[], None]:
-    """Prepare `intaglio train --method METHOD --mixed_precision bf16` on the pipeline in `folder`; a call is a step."""
-    import torch
-    from accelerate import Accelerator
-    from rich.console import Console
+    """Begin `intaglio train --method METHOD --mixed_precision bf16` on the pipeline in `folder`; a call is a step.
 
+    The first step is made here, since a run tells of its steps alone.
+    """
     from intaglio.config import build
-    from intaglio.training.prepare import plan, prepare
+    from intaglio.events import Stepped
+    from intaglio.training.loop import train
     from intaglio.training.recipe import Recipe
-    from intaglio.training.run import _Loop
 
-    photos = Path(str(files("intaglio"))) / "assets" / "cat" / "train"
     recipe = build(
         Recipe,
         {
             "pretrained_model_name_or_path": str(folder),
             "method": method,
             "mixed_precision": "bf16",
-            "instance_data_dir": photos,
+            "instance_data_dir": Path(str(files("intaglio"))) / "assets" / "cat" / "train",
             "instance_prompt": "a photo of sks cat",
             "resolution": work.resolution,
             "train_batch_size": work.batch,
@@ -83,17 +81,13 @@ def training_step(method: str, work: Work, folder: Path) -> Callable[[], None]:
         },
         f"speed of {method}",
     )
-    planned = plan(recipe)
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="bf16")
-    job = prepare(planned, accelerator.device, 0, 1)
-    loop = _Loop(planned, job, accelerator, Console(quiet=True))
-    model, scaler = accelerator.prepare_model(job.denoiser), torch.amp.GradScaler("cpu", enabled=False)
-    done = [0]
+    events = train(recipe)
 
     def step() -> None:
-        loop._step(model, scaler, done[0])
-        done[0] += 1
+        while not isinstance(next(events), Stepped):
+            pass
 
+    step()
     return step
 
 

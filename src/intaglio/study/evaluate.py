@@ -167,7 +167,7 @@ def evaluate(
 
 def open_base(adapter: Path | None, model: str | None) -> Any:
     """The pipeline that an adapter was trained on, quantized as it was then."""
-    from intaglio.adapters.file import read_header
+    from intaglio.adapters.header import read_header
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.errors import UserError
     from intaglio.training.summary import read_summary

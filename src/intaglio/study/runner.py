@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
 from intaglio.files import write_atomic
 from intaglio.study.evaluate import Evaluator, Report, threads
@@ -118,7 +117,7 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
 def _train(run: Run, where: Path) -> dict[str, Any]:
     """The summary of the run's training, empty for a base alone."""
     from intaglio.training.checkpoint import list_checkpoints
-    from intaglio.training.run import train
+    from intaglio.training.loop import fit
     from intaglio.training.summary import read_summary
 
     if run.recipe is None:
@@ -126,7 +125,7 @@ def _train(run: Run, where: Path) -> dict[str, Any]:
     if read_summary(where) and list_checkpoints(where):
         return read_summary(where)  # trained, but not scored before the interruption
     resumed = "latest" if list_checkpoints(where) else None
-    train(run.recipe.changed(resume_from_checkpoint=resumed), Console(quiet=True))
+    fit(run.recipe.changed(resume_from_checkpoint=resumed))
     return read_summary(where)
 
 

@@ -7,14 +7,18 @@ import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
+from intaglio.runtime.memory import tune_allocator
+
 
 def worker_pool(jobs: int) -> ProcessPoolExecutor:
     """Worker processes that end with this one however it ends, by a signal too; left alone they would live on."""
     # A forked process would share torch's thread pool and hang.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
 
 
-def _end_with_parent() -> None:
+def _begin() -> None:
+    """As a command of ours begins; and end with the parent."""
+    tune_allocator()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from intaglio.errors import UserError
 from intaglio.layers.gemm_errors import GEMMS, LayerErrors, layer_errors
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
-from intaglio.training.optimizer import make_optimizer
+from intaglio.training.optimizers import make_optimizer
 from intaglio.training.prepare import DTYPES, plan, prepare
 from intaglio.training.recipe import Recipe
 
@@ -63,8 +63,8 @@ def capture(recipe: Recipe, *, warmup: int, batches: int) -> tuple[dict[str, Int
     layers = {n: m for n, m in job.denoiser.named_modules() if isinstance(m, Int8LoraLayer)}
     if not layers:
         raise UserError(f"method {planned.method.name} trains no layer in integers; use --method int8_lora")
-    rate = recipe.optimizer.learning_rate or planned.method.learning_rate
-    optimizer = make_optimizer(recipe, job.adapter.parameters(), rate)
+    rate = recipe.optimizer.learning_rate_for(planned.method)
+    optimizer = make_optimizer(recipe.optimizer.build(), job.adapter.parameters(), rate)
 
     def backward(number: int) -> None:
         optimizer.zero_grad()

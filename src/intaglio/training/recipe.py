@@ -16,6 +16,8 @@ from intaglio.config import StrictModel
 from intaglio.errors import UserError, did_you_mean, lines_of
 from intaglio.methods.base import Method, Names, compute_of
 from intaglio.methods.registry import METHODS, build_method, option_fields
+from intaglio.training.optimizers import OF_DIFFUSERS, OPTIMIZERS, OptimizerOptions, build_optimizer
+from intaglio.training.schedule import ScheduleName, learning_rate_factor
 
 FREE: dict[str, Any] = {"free": True}
 """Marks a field that a resumed run may be told anew without becoming another run."""
@@ -112,6 +114,9 @@ class DataSection(Section):
     center_crop: bool = Field(True, description="crop in the middle, not at random")
     random_flip: bool = Field(False, description="mirror half of the images")
     cache_latents: bool = Field(True, description="encode each photo once", json_schema_extra=FREE)
+    cache_dir: Path | None = Field(
+        None, description="where encoded photos and texts are kept for the next run [in memory]", json_schema_extra=FREE
+    )
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -172,17 +177,58 @@ class StepsSection(Section):
 
 
 class OptimizerSection(Section):
-    name: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd", json_schema_extra={"flag": "optimizer"})
-    learning_rate: float | None = Field(None, gt=0, le=1e4, allow_inf_nan=False, description="[the method's]")
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
-        "constant", description="course of the learning rate"
+    name: str = Field("adamw", description=f"one of {', '.join(OPTIMIZERS)}", json_schema_extra={"flag": "optimizer"})
+    learning_rate: float | None = Field(
+        None, gt=0, le=1e4, allow_inf_nan=False, description="[the optimizer's, or the method's]"
     )
-    lr_warmup_steps: int = Field(0, ge=0, le=10**9, description="optimizer steps of warm-up")
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0, allow_inf_nan=False)
-    adam_weight_decay: float = Field(1e-2, ge=0, allow_inf_nan=False)
+    lr_scheduler: ScheduleName = Field("constant", description="course of the learning rate")
+    lr_warmup_steps: int = Field(0, ge=0, le=10**9, description="optimizer steps of warm-up, with any lr_scheduler")
+    lr_num_cycles: int = Field(1, ge=1, le=10**6, description="falls of the rate (cosine_with_restarts)")
+    lr_power: float = Field(1.0, gt=0, allow_inf_nan=False, description="power of the share that is left (polynomial)")
     max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=False, description="gradients are clipped to this norm")
+    options: dict[str, Any] = Field({}, description="the optimizer's own options, under their own names")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        """Options lie beside the name in TOML, and in a table of their own here. diffusers' names of Adam's do too."""
+        if not isinstance(values, dict):
+            return values
+        options = {**values.get("options", {}), **{k: v for k, v in values.items() if k not in cls.model_fields}}
+        options = {OF_DIFFUSERS.get(k, k): v for k, v in options.items()}
+        return {**{k: v for k, v in values.items() if k in cls.model_fields}, "options": options}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        try:
+            self.build()
+        except UserError as error:
+            raise ValueError("; ".join(lines_of(error))) from None
+        return self
+
+    def build(self) -> OptimizerOptions:
+        """The named optimizer with its options."""
+        return build_optimizer(self.name, self.options)
+
+    def learning_rate_for(self, method: Method | type[Method]) -> float:
+        """What is given, or the optimizer's own, or the method's."""
+        return self.learning_rate or self.build().learning_rate or method.learning_rate
+
+    @property
+    def falls(self) -> bool:
+        """Whether the learning rate depends on how many steps there will be."""
+        return self.lr_scheduler not in ("constant", "constant_with_warmup")
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor of the learning rate in optimizer step `step` of `steps`."""
+        return learning_rate_factor(
+            self.lr_scheduler,
+            step,
+            steps,
+            warmup_steps=self.lr_warmup_steps,
+            num_cycles=self.lr_num_cycles,
+            power=self.lr_power,
+        )
 
 
 class ValidationSection(Section):
@@ -197,7 +243,10 @@ class OutputSection(Section):
     free = True
 
     output_dir: Path = Field(Path("out/adapter"), description="where everything is written")
-    checkpointing_steps: int | None = Field(None, ge=1, description="optimizer steps between checkpoints")
+    checkpointing_steps: int | None = Field(None, ge=1, description="optimizer steps between checkpoints that stay")
+    checkpointing_minutes: float = Field(
+        10.0, ge=0, allow_inf_nan=False, description="minutes between checkpoints that replace each other; 0: none"
+    )
     checkpoints_total_limit: int | None = Field(None, ge=1, description="older checkpoints are deleted")
     resume_from_checkpoint: str | None = Field(None, description="a checkpoint's folder, or 'latest'")
     trace_step: int | None = Field(None, ge=1, description="record this optimizer step into trace.jsonl")
@@ -230,7 +279,7 @@ class Recipe(StrictModel):
     @classmethod
     def known_keys(cls) -> set[str]:
         """What may stand at the top of a file: sections and flat names."""
-        return {*cls.model_fields, *flat_names(), *method_option_names()}
+        return {*cls.model_fields, *flat_names(), *method_option_names(), *optimizer_option_names()}
 
     def changed(self, **flat: Any) -> Recipe:
         """A copy with other values, by their flat names."""
@@ -263,11 +312,11 @@ def flag_of(name: str, field: Any) -> str:
 
 
 def flat_names() -> dict[str, tuple[str, str]]:
-    """Flat name -> (section, field), without the method's own options."""
+    """Flat name -> (section, field), without the options of methods and optimizers."""
     found = {}
     for section, model in sections().items():
         for name, field in model.model_fields.items():
-            if (section, name) not in (("method", "name"), ("method", "options")):
+            if name != "options" and (section, name) != ("method", "name"):
                 found[flag_of(name, field)] = (section, name)
     return found
 
@@ -276,12 +325,17 @@ def method_option_names() -> set[str]:
     return {name for cls in METHODS.values() for name in option_fields(cls)} | {"lora_alpha"}
 
 
+def optimizer_option_names() -> set[str]:
+    return {name for cls in OPTIMIZERS.values() for name in cls.model_fields} | set(OF_DIFFUSERS)
+
+
 def into_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Put flat keys where they belong; sections, and keys that nothing knows, stay."""
     values = {key: value for key, value in values.items() if value is not None}
     if "integer_gemms" in values:  # of version 0.1.0
         values["compute"] = compute_of(values.pop("integer_gemms"))
-    flat, options = flat_names(), method_option_names()
+    flat = flat_names()
+    options = {**dict.fromkeys(optimizer_option_names(), "optimizer"), **dict.fromkeys(method_option_names(), "method")}
     result: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
@@ -294,20 +348,22 @@ def into_sections(values: dict[str, Any]) -> dict[str, Any]:
             section, field = flat[name]
             result = merged(result, {section: {field: value}})
         elif name in options:
-            result = merged(result, {"method": {name: value}})
+            result = merged(result, {options[name]: {name: value}})
         else:
             result[key] = value
     return result
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """`second` over `first`, section by section. A method that is named anew brings no options of another."""
+    """`second` over `first`, section by section. A method or optimizer named anew brings no options of another."""
     result = dict(first)
     for key, value in second.items():
         before = result.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
-            if key == "method" and value.get("name") not in (None, before.get("name")) and before.get("name"):
-                before = {k: v for k, v in before.items() if k == "targets"}
+            chosen = key in ("method", "optimizer") and before.get("name")
+            if chosen and value.get("name") not in (None, before["name"]):
+                own = set(sections()[key].model_fields) - {"name", "options"}
+                before = {k: v for k, v in before.items() if k in own}
             result[key] = {**before, **value}
         else:
             result[key] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Summary:
     base_bytes: int
     """The denoiser's weights in memory, without what is trained."""
     peak_memory_bytes: int
-    """Above what the imports and the loaded libraries take."""
+    """Above what the process took when the run began: imports, libraries, and what was there."""
     seconds_per_step: float
     steps: int
     train_batch_size: int
@@ -41,6 +42,8 @@ class Summary:
     Filled in by the command line."""
     scores: dict[str, float] = field(default_factory=dict)
     """Filled in by commands that measure pictures."""
+    process_peak_bytes: int = 0
+    """Of the whole process, with imports and libraries."""
     encoder: str | None = None
     """What the pictures were measured with."""
     component: str = "unet"
@@ -71,7 +74,7 @@ def human_bytes(count: float) -> str:
 
 def generate_command(summary: Summary) -> str:
     prompt = summary.instance_prompt or "a prompt with your subject"
-    return f'intaglio generate --adapter {summary.output_dir} --prompt "{prompt}"'
+    return shlex.join(["intaglio", "generate", "--adapter", summary.output_dir, "--prompt", prompt])
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:
@@ -85,11 +88,16 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("adapter", human_bytes(summary.adapter_bytes)),
         ("loss (fixed set)", f"{summary.loss_first:.4f} -> {summary.loss_last:.4f} ({change:+.1%})"),
         ("time", f"{summary.steps} steps, {summary.seconds_per_step:.2f} s a step, {summary.seconds:.0f} s in all"),
-        ("peak memory", human_bytes(summary.peak_memory_bytes)),
+        ("peak memory", _memory(summary)),
     ]
     if summary.accelerator:
         rows.append(("accelerator model", accelerator_row(summary)))
     return [*rows, ("everything is in", summary.output_dir)]
+
+
+def _memory(summary: Summary) -> str:
+    whole = f", {human_bytes(summary.process_peak_bytes)} the whole process" if summary.process_peak_bytes else ""
+    return f"{human_bytes(summary.peak_memory_bytes)} for the run{whole}"
 
 
 def accelerator_row(summary: Summary) -> str:

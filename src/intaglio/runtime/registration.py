@@ -1,4 +1,9 @@
-"""Tell diffusers of our quantizer, without importing diffusers or torch before somebody else does."""
+"""Tell diffusers of our quantizer: now, or as soon as somebody imports diffusers.
+
+`load_pipeline` calls `register`. The hook is for `DiffusionPipeline.from_pretrained` after a bare `import intaglio`:
+diffusers keeps its quantizers in a table and looks for no entry points, and importing it only to enter ourselves would
+take seconds. docs/decisions/import.md.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +21,15 @@ _MODULE = "diffusers.quantizers.auto"
 def register_when_imported() -> None:
     """Register now if diffusers' quantizers are imported already, else as soon as they are."""
     if _MODULE in sys.modules:
-        _register()
+        register()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-def _register() -> None:
-    """Import our quantizer, which enters itself in diffusers' tables at its end.
+def register() -> None:
+    """Let diffusers load `quant_method: "intaglio"`. Imports diffusers; a second call does nothing.
 
+    Our quantizer enters itself in diffusers' tables at its end.
     Whoever imports it before diffusers comes through here while it is only half imported: then it just goes on.
     """
     importlib.import_module("intaglio.checkpoints.diffusers_quantizer")
@@ -53,4 +59,4 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _register()
+        register()

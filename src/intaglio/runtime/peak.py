@@ -1,4 +1,4 @@
-"""Peak memory of a block of code: resident on a CPU, allocated by torch on a GPU."""
+"""Peak memory of a block of code, in one place: resident on a CPU, allocated by torch on a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from types import TracebackType
 import psutil
 import torch
 
+from intaglio.runtime.memory import return_memory
+
 _MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
@@ -18,13 +20,14 @@ class PeakMemory:
 
     On a CPU it is the resident memory of this process, sampled by a thread every `interval_s`; a spike shorter than
     that can be missed. Where the block raises the process's own maximum (`ru_maxrss`, which the kernel keeps without
-    gaps) that exact value is taken. Memory that was free inside the process before counts only when it is touched. On
-    a GPU it is `torch.cuda.max_memory_allocated`, which is exact; its counter is reset at the start of the block.
+    gaps) that exact value is taken. What the process has freed before goes back to the system first (glibc), so that
+    the figure does not depend on what ran before. On a GPU it is `torch.cuda.max_memory_allocated`, which is exact; its
+    counter is reset at the start of the block. `peak.process_bytes` is the whole: with what was in use before.
     """
 
     def __init__(self, device: torch.device | str = "cpu", interval_s: float = 0.005):
         self.device = torch.device(device)
-        self.bytes = 0
+        self.bytes = self.process_bytes = 0
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -35,6 +38,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._baseline_bytes = torch.cuda.memory_allocated(self.device)
             return self
+        return_memory()
         self._baseline_bytes = self._peak_bytes = self._process.memory_info().rss
         self._maxrss_bytes = _maxrss_bytes()
         self._stop.clear()
@@ -54,7 +58,7 @@ class PeakMemory:
             peak_bytes = max(self._peak_bytes, self._process.memory_info().rss)
             if (maxrss_bytes := _maxrss_bytes()) > self._maxrss_bytes:
                 peak_bytes = max(peak_bytes, maxrss_bytes)
-        self.bytes = max(0, peak_bytes - self._baseline_bytes)
+        self.bytes, self.process_bytes = max(0, peak_bytes - self._baseline_bytes), peak_bytes
 
     def _sample(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -63,3 +67,8 @@ class PeakMemory:
 
 def _maxrss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT_BYTES
+
+
+def memory_bytes(device: torch.device) -> int:
+    """In use now: resident on a CPU, allocated by torch on a GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

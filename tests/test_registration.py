@@ -8,7 +8,7 @@ import pytest
 
 import intaglio.checkpoints.diffusers_quantizer
 from fresh_interpreter import modules_after, run_fresh
-from intaglio.checkpoints.registration import register_when_imported
+from intaglio.runtime.registration import register_when_imported
 
 AUTO, OURS = "diffusers.quantizers.auto", "intaglio.checkpoints.diffusers_quantizer"
 ORDERS = {
@@ -18,7 +18,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("module", ["intaglio", "intaglio.checkpoints.registration", "intaglio.checkpoints.inspect"])
+@pytest.mark.parametrize("module", ["intaglio", "intaglio.runtime.registration", "intaglio.checkpoints.inspect"])
 def test_import_is_light(module):
     loaded = modules_after(f"import {module}")
     assert module in loaded

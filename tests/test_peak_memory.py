@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from intaglio.metrics.memory import PeakMemory
+from intaglio.runtime.peak import PeakMemory
 
 MIB = 1 << 20
 
@@ -30,6 +30,20 @@ def test_what_was_there_before_does_not_count():
         time.sleep(0.05)
     assert peak.bytes < 80 * MIB
     assert before.size + block.size == 150 * MIB
+
+
+def test_what_the_process_had_freed_before_counts_in_full():
+    """Blocks that malloc keeps after `free`, and hands out again without new pages."""
+    freed = [torch.ones(2**16) for _ in range(400)]  # 100 MiB from the heap
+    last = torch.ones(2**16)
+    del freed
+    with PeakMemory() as peak:
+        again = [torch.ones(2**16) for _ in range(400)]
+        time.sleep(0.05)
+    assert peak.bytes > 90 * MIB
+    assert peak.process_bytes > peak.bytes + 90 * MIB
+    assert len(again) == 400
+    assert len(last)
 
 
 def test_it_can_be_used_again_and_passes_errors_on():
