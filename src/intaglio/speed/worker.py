@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from intaglio.errors import UserError
+from intaglio.runtime.memory import tune_allocator
 from intaglio.speed.models import new_denoiser, random_inputs, shape_named
 from intaglio.speed.variants import VARIANTS, Variant
 from intaglio.speed.work import DENOISING_STEPS, Work
@@ -36,6 +37,8 @@ def serve(variant: Variant, work: Work, pipeline: Path) -> None:
     """Prepare, say so, then answer: `step` by its seconds and bytes, `profile` by where they go."""
     import torch
 
+    if variant.tuned:
+        tune_allocator()
     torch.set_num_threads(work.threads)
     variant.import_everything()
     imports_bytes = status_bytes("VmRSS:")
