@@ -1,7 +1,7 @@
 """Fine-tune diffusion models in integers.
 
 >>> import intaglio
->>> adapter = intaglio.attach(pipe.unet, intaglio.TuneQDM(base="int4", num_intervals=4))
+>>> adapter = intaglio.attach(pipe.unet, intaglio.TuneQDM(num_intervals=4))  # over int4, in integers
 >>> optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
 
 Names are resolved on first use: `import intaglio` loads neither torch nor diffusers. It does let diffusers know, as
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "adapters.handle",
+    "Base": "quantizers.base",
     "Full": "methods.full",
     "IntaglioConfig": "checkpoints.diffusers_quantizer",
     "Lora": "methods.lora",
@@ -26,6 +27,7 @@ _HOMES = {
     "Method": "methods.base",
     "Peqa": "methods.peqa",
     "QLora": "methods.qlora",
+    "QuantizedLora": "methods.int8_lora",  # the name of Int8Lora in version 0.1.0
     "Int8Lora": "methods.int8_lora",
     "ScaledLora": "methods.scaled_lora",
     "SmoothScales": "methods.smooth_scales",
@@ -39,6 +41,7 @@ _HOMES = {
 __all__ = [
     "METHODS",
     "Adapter",
+    "Base",
     "Full",
     "Int8Lora",
     "IntaglioConfig",
@@ -89,3 +92,4 @@ if TYPE_CHECKING:
     from intaglio.methods.scaled_lora import ScaledLora
     from intaglio.methods.smooth_scales import SmoothScales
     from intaglio.methods.tuneqdm import TuneQDM
+    from intaglio.quantizers.base import Base

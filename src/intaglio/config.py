@@ -26,7 +26,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a TOML configuration")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
@@ -45,10 +45,11 @@ def build(model_type: type[ModelT], values: dict[str, Any], subject: str) -> Mod
     try:
         return model_type.model_validate(values)
     except ValidationError as error:
-        raise Problems(subject, [_explain(e, model_type) for e in error.errors()]) from None
+        raise Problems(subject, [explain(e, model_type) for e in error.errors()]) from None
 
 
-def _explain(error: Any, model_type: type[BaseModel]) -> str:
+def explain(error: Any, model_type: type[Any]) -> str:
+    """One line for one of pydantic's errors: where, what is wrong, what came."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _known_keys(model_type, error["loc"][:-1])
@@ -65,6 +66,8 @@ def _explain(error: Any, model_type: type[BaseModel]) -> str:
 def _known_keys(model_type: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
     """Field names of the nested model that `loc` points into; empty when it is no model."""
     current: Any = model_type
+    if not loc and hasattr(current, "known_keys"):
+        return current.known_keys()
     for part in loc:
         if isinstance(part, int):
             continue

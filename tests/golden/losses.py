@@ -70,9 +70,9 @@ def run(model: str, method: str, compute: str, work: Path) -> list[float]:
         "learning_rate": RATES.get(method, 1e-3),
     }
     if method not in ("full", "lora"):
-        values["base"] = "int4"
-        if method != "int8_lora":
-            values["integer_gemms"] = ("output", "grad_input") if compute == INTEGER else ("none",)
+        values |= {"base": "int4", "compute": compute}
+    if method == "int8_lora":
+        values |= {"rank": 16, "targets": ("to_q", "to_k", "to_v", "to_out.0")}
     return losses_of(Recipe.model_validate(values))
 
 

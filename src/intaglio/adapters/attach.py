@@ -12,64 +12,68 @@ from torch import nn
 from intaglio.adapters.file import read_header
 from intaglio.adapters.handle import Adapter
 from intaglio.errors import UserError
+from intaglio.layers.geometry import geometry_of
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
 from intaglio.layers.names import KEEP_FLOAT, adapter_layers, find_layers, match_targets, replace
-from intaglio.layers.quantize_model import BaseRecord, base_format, quantize_model
+from intaglio.layers.quantize_model import BaseRecord, base_format, base_record, layers_to_quantize, quantize_model
 from intaglio.layers.timesteps import TimestepContext, install_hook, timestep_range
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
-from intaglio.quantizers.formats import parse_format
-from intaglio.quantizers.ranges import RangeSearch
+from intaglio.methods.settle import Compute, Settled, settle
+from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.runtime.memory import map_large_blocks
 
 
 def attach(
     model: nn.Module,
-    method: Method,
+    method: Method | None = None,
     *,
-    targets: Sequence[str] | None = None,
-    keep_float: Sequence[str] = KEEP_FLOAT,
-    range_search: RangeSearch = "mse",
+    targets: str | Sequence[str] | None = None,
+    base: Base | str | None = None,
+    compute: Compute = "auto",
+    keep_float: Sequence[str] | None = None,
+    range_search: RangeSearch | None = None,
 ) -> Adapter:
     """Freeze `model`, quantize it if the method needs that, and make the targets trainable.
 
     Args:
         model: a diffusers denoiser (U-Net or transformer), float or from a quantized folder; changed in place.
-        method: what to train, for example `TuneQDM(base="int4", num_intervals=4)`.
+        method: what to train, for example `TuneQDM(num_intervals=4)`; None takes the device's default.
         targets: ends of names of the layers to train, as in PEFT, or "all" alone for every Linear and Conv2d; None
             takes the method's default. Targets never limit what is quantized.
-        keep_float: starts of names of layers that are not quantized. Read only where this call quantizes.
-        range_search: how the range of each channel or group is found. Read only where this call quantizes.
+        base: how the frozen base lies, for example "int4" or `Base("int4", "absmax")`; None takes the model's own, or
+            what the method wishes where the model is float.
+        compute: "auto" takes the fastest exact arithmetic that this device has for the base; "integer" and "float"
+            force one.
+        keep_float, range_search: fields of `base`, for short.
 
     Returns:
         The handle: `parameters()`, `save(dir)`, `load(dir)`, `merge()`, `detach()`.
 
     Raises:
-        UserError: the model has an adapter already, is in another format, or a target names no layer.
+        UserError: the model has an adapter already, is in another format, a target names no layer, or a weight is not
+            finite. The model is as it was then.
     """
     if adapter_layers(model):
         raise UserError("this model has an adapter already; call detach() or merge() on its handle first")
+    settled = settle(
+        method,
+        base=_with_shortcuts(base, keep_float, range_search),
+        compute=compute,
+        present=_present(model),
+        device=_device_of(model),
+        source=f"this {type(model).__name__}",
+    )
+    settled.warn()
+    targets = [targets] if isinstance(targets, str) else targets
+    chosen = _check(model, settled, targets)
     map_large_blocks()
-    method = _settle_base(model, method, keep_float, range_search)
-    layers = dict(find_layers(model))
-    chosen = match_targets(list(layers), method.default_targets if targets is None else targets)
-    model.requires_grad_(method.trains_rest and targets is None)
-
-    install_integer_path(model, bool(method.frozen_integer_gemms()), integer_attention=method.attention_in_integers())
-    context = TimestepContext()
-    adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
-    for name, module in adapted.items():
-        replace(model, name, module)
-    timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)
-    remove_hook = None
-    if timed is not None:
-        remove_hook = install_hook(model, context, timed.num_intervals, timestep_range(model))
-    return Adapter(model, method, None if targets is None else list(targets), chosen, remove_hook)
+    return _attach(model, settled, targets, chosen)
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
-    """Attach the adapter that was saved in `folder`: its file says method, targets and base.
+def load_adapter(model: nn.Module, folder: str | Path, *, compute: Compute = "auto") -> Adapter:
+    """Attach the adapter that was saved in `folder`: its file says method, layers and base.
 
     Raises:
         UserError: no adapter there, or it was trained on another base.
@@ -80,16 +84,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
             f"{folder}: a LoRA file without intaglio's header; load it with the pipeline's own load_lora_weights"
         )
     method = build_method(header.method, header.options)
-    if header.base is None:
-        adapter = attach(model, method, targets=header.targets)
-    else:
-        adapter = attach(
-            model,
-            method,
-            targets=header.targets,
-            keep_float=header.base.keep_float,
-            range_search=header.base.range_search,
-        )
+    base = header.base if _present(model) is None else None
+    # By full names: what a method trains by default may differ between versions.
+    targets = None if method.trains_rest else header.layers
+    adapter = attach(model, method, targets=targets, base=base, compute=compute)
+    adapter.targets = header.targets
     try:
         adapter.load(folder)
     except UserError:
@@ -99,24 +98,64 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     return adapter
 
 
-def _settle_base(model: nn.Module, method: Method, keep_float: Sequence[str], range_search: RangeSearch) -> Method:
-    """Quantize the model if the method needs it and it is float; return the method with its base filled in."""
-    present = base_format(model)
-    if not method.needs_base:
-        if present is not None:
-            raise UserError(
-                f"method {method.name} trains beside float weights, but this model is quantized to {present.name}. "
-                "Load the float model, or use qlora, peqa or tuneqdm"
-            )
-        return method
-    wanted: str | None = method.base  # type: ignore[attr-defined]
-    if present is None:
-        wanted = wanted or method.default_base
+def _attach(model: nn.Module, settled: Settled, targets: Sequence[str] | None, chosen: list[str]) -> Adapter:
+    method = settled.method
+    if settled.base is not None and _present(model) is None:
         with torch.no_grad():
-            quantize_model(model, BaseRecord(parse_format(wanted).name, range_search, tuple(keep_float)))
-    elif wanted is not None and parse_format(wanted) != present:
-        raise UserError(
-            f"the method asks for base {wanted!r}, but this model is quantized to {present.name!r}; leave base out, or "
-            "load a model of that format"
-        )
-    return with_fields(method, base=wanted or present.name)  # type: ignore[union-attr, call-arg]
+            quantize_model(model, settled.base)
+    layers = dict(find_layers(model))
+    model.requires_grad_(method.trains_rest and targets is None)
+    integer = settled.compute == "integer"
+    install_integer_path(model, integer, integer_attention=method.attention_in_integers())
+    context = TimestepContext()
+    adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
+    for name, module in adapted.items():
+        replace(model, name, module)
+    timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)
+    remove_hook = None
+    if timed is not None:
+        remove_hook = install_hook(model, context, timed.num_intervals, timestep_range(model))
+    return Adapter(model, settled, None if targets is None else list(targets), chosen, remove_hook)
+
+
+def _check(model: nn.Module, settled: Settled, targets: Sequence[str] | None) -> list[str]:
+    """The names of the layers to train; all that can go wrong with this model goes wrong here, before it is touched."""
+    layers = dict(find_layers(model))
+    chosen = match_targets(list(layers), settled.method.default_targets if targets is None else targets)
+    for name in chosen:
+        geometry_of(layers[name], name)
+    if settled.base is not None and _present(model) is None:
+        assert settled.base.keep_float is not None
+        for name in layers_to_quantize(model, settled.base.keep_float):
+            weight = layers[name].weight
+            if not weight.is_meta and not torch.isfinite(weight).all():
+                raise UserError(f"{name}: its weight has values that are not finite; load the model again")
+    return chosen
+
+
+def _with_shortcuts(
+    base: Base | str | None, keep_float: Sequence[str] | None, range_search: RangeSearch | None
+) -> Base | None:
+    if isinstance(base, str):
+        base = Base(base)
+    base = base or Base()
+    if keep_float is not None:
+        base = with_fields(base, keep_float=tuple(keep_float))
+    if range_search is not None:
+        base = with_fields(base, range_search=range_search)
+    return base if base.keep_float is not None else with_fields(base, keep_float=KEEP_FLOAT)
+
+
+def _present(model: nn.Module) -> Base | None:
+    """How the model is quantized, None for a float one."""
+    format = base_format(model)
+    if format is None:
+        return None
+    return base_record(model) or BaseRecord(format.name)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where the model lies, by its first tensor."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")

@@ -16,8 +16,8 @@ from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.names import adapter_layers, find_layers, replace
 from intaglio.layers.quantize_model import base_hash, base_record, hold_float_weights, set_base_record
-from intaglio.methods.base import Method
 from intaglio.methods.registry import method_options
+from intaglio.methods.settle import Settled
 
 
 class Adapter:
@@ -26,12 +26,13 @@ class Adapter:
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
+        settled: Settled,
         targets: list[str] | None,
         layers: list[str],
         remove_hook: Callable[[], None] | None,
     ) -> None:
-        self.model, self.method, self.targets, self.layers = model, method, targets, layers
+        self.model, self.settled, self.targets, self.layers = model, settled, targets, layers
+        self.method = settled.method
         self._remove_hook = remove_hook
         self._base_hash: str | None = None
         self._unpacked = False

@@ -18,8 +18,8 @@ from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.errors import UserError
 from intaglio.layers.names import KEEP_FLOAT
 from intaglio.layers.quantize_model import BaseRecord, quantize_model
+from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
-from intaglio.quantizers.ranges import RangeSearch
 
 __all__ = ["denoiser_of", "embedded_base", "inspect_model", "load_pipeline"]
 
@@ -54,7 +54,7 @@ def load_pipeline(
     revision: str | None = None,
     variant: str | None = None,
     torch_dtype: torch.dtype | None = None,
-    quantize_to: str | None = None,
+    quantize_to: Base | str | None = None,
     range_search: RangeSearch = "mse",
     keep_float: Sequence[str] = KEEP_FLOAT,
     single_file_config: str | None = None,
@@ -67,8 +67,9 @@ def load_pipeline(
         revision: branch, tag or commit of a Hub id.
         variant: of the weight files, for example "fp16".
         torch_dtype: of everything that is not quantized; None means float32. The integers do not depend on it.
-        quantize_to: quantize a float denoiser to this format while it is read, so that no float copy of it is held.
-        range_search, keep_float: how `quantize_to` quantizes.
+        quantize_to: quantize a float denoiser to this format, or as this `Base` says, while it is read, so
+            that no float copy of it is held.
+        range_search, keep_float: how `quantize_to` quantizes where it is a format's name.
         single_file_config: Hub id or folder of the pipeline that a single file belongs to; None lets diffusers guess.
         options: passed on to `from_pretrained`, for example `device_map`.
 
@@ -76,11 +77,13 @@ def load_pipeline(
         UserError: nothing that can be loaded, or quantized to another format already.
     """
     info = inspect_model(name_or_path, revision=revision)
-    config = None if quantize_to is None else IntaglioConfig(quantize_to, range_search, keep_float)
+    if isinstance(quantize_to, str):
+        quantize_to = Base(quantize_to, range_search, tuple(keep_float))
+    config = None if quantize_to is None else IntaglioConfig.of(quantize_to)
     if config is not None and info.format is not None:
         if parse_format(config.format) != parse_format(info.format):
             raise UserError(
-                f"{info.source} is quantized to {info.format} already, not {quantize_to}; leave the format out, or "
+                f"{info.source} is quantized to {info.format} already, not {config.format}; leave the format out, or "
                 "start from the float model"
             )
         config = None

@@ -16,6 +16,7 @@ from intaglio.errors import Problems, UnknownChoice, UserError
 from intaglio.layers.names import KEEP_FLOAT
 from intaglio.layers.quantize_model import BaseRecord, set_base_record
 from intaglio.layers.quantize_model import base_hash as hash_of
+from intaglio.quantizers.base import Base
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.ranges import RANGE_SEARCHES, RangeSearch
 
@@ -66,6 +67,11 @@ class IntaglioConfig(QuantizationConfigMixin):
         """Called with (weights quantized, weights in all) while a float checkpoint is read. Not saved."""
         self._base_hash = base_hash
         self._model: weakref.ref[nn.Module] | None = None
+
+    @classmethod
+    def of(cls, base: Base) -> IntaglioConfig:
+        """That of a base; what it leaves open takes the defaults."""
+        return cls(base.format or "int4", base.range_search, KEEP_FLOAT if base.keep_float is None else base.keep_float)
 
     @property
     def record(self) -> BaseRecord:

@@ -117,7 +117,7 @@ def save_quantized(pipeline: Any, out: str | Path, *, overwrite: bool = False) -
         )
     check_no_adapter(denoiser.state_dict())
     _check_target(out, overwrite, None)
-    describe(denoiser, IntaglioConfig(record.format, record.range_search, record.keep_float))
+    describe(denoiser, IntaglioConfig.of(record))
     with new_folder(out) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
     return out

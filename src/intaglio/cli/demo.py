@@ -43,7 +43,8 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     from intaglio.checkpoints.inspect import EMBEDDED, embedded_base
     from intaglio.config import build
     from intaglio.methods.registry import METHODS
-    from intaglio.training.recipe import DEFAULT_METHOD, Recipe
+    from intaglio.methods.settle import default_method_name
+    from intaglio.training.recipe import Recipe
 
     console = make_console()
     embedded_base()
@@ -76,7 +77,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
             "instance_prompt": task.instance_prompt,
             "output_dir": out / "adapter",
             "max_train_steps": max_train_steps,
-            "learning_rate": learning_rate or _rate(METHODS[method or DEFAULT_METHOD["method"]]),
+            "learning_rate": learning_rate or _rate(METHODS[method or default_method_name()]),
             "lr_scheduler": "cosine",
             "seed": seed,
         },
@@ -88,7 +89,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
 
     pipeline = load_pipeline(out / "base")
     load_adapter(pipeline.unet, out / "adapter")
-    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {recipe.method}")
+    after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
     likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}
     scores = likeness[ENCODERS[0]]

@@ -9,9 +9,9 @@ import click
 
 from intaglio.cli import SETTINGS
 from intaglio.cli.console import make_console, quiet_libraries
-from intaglio.cli.options import given, options_of
+from intaglio.cli.options import SectionedCommand, given, recipe_options
 from intaglio.config import build, read_toml
-from intaglio.training.recipe import Recipe
+from intaglio.training.recipe import Recipe, into_sections, merged
 
 EPILOG = """\b
 Examples:
@@ -23,18 +23,18 @@ integer and float gradients, the share of gradient codes at the ends of their ra
 input channels over 6 times the median. The flags are those of `train`."""
 
 
-@click.command(name="diagnose", context_settings=SETTINGS, epilog=EPILOG)
+@click.command(name="diagnose", cls=SectionedCommand, context_settings=SETTINGS, epilog=EPILOG)
 @click.argument("recipe_file", type=click.Path(path_type=Path), required=False)
 @click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, help="steps before measuring")
 @click.option("--batches", type=click.IntRange(min=1), default=2, show_default=True, help="batches to measure")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="write the table here, as Markdown")
-@options_of(Recipe)
+@recipe_options()
 def command(recipe_file: Path | None, warmup: int, batches: int, report: Path | None, **options: Any) -> None:
     """Measure what int8_lora loses to rounding in each layer, and say which layers to keep in float."""
     console = make_console()
     values = {} if recipe_file is None else read_toml(recipe_file)
-    values = {"method": "int8_lora", **{key.replace("-", "_"): value for key, value in values.items()}}
-    recipe = build(Recipe, {**values, **given(options)}, subject=str(recipe_file or "diagnose"))
+    told = merged(into_sections(values), into_sections(given(options)))
+    recipe = build(Recipe, merged(into_sections({"method": "int8_lora"}), told), subject=str(recipe_file or "diagnose"))
 
     from intaglio.files import write_text_atomic
     from intaglio.training.diagnose import diagnose, markdown

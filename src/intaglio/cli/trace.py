@@ -29,6 +29,7 @@ No weights are loaded: a step depends on shapes alone. To record a step of a rea
 @click.option("--rank", type=int, help="rank of the low-rank pairs")
 @click.option("--lora_alpha", type=float, help="scaling = alpha / rank")
 @click.option("--num_intervals", type=int, help="timestep intervals (tuneqdm)")
+@click.option("--compute", type=click.Choice(["auto", "integer", "float"]), default="auto", show_default=True)
 @click.option("--targets", multiple=True, help="ends of names of the layers to train; all: every one")
 @click.option("--keep_float", multiple=True, help="starts of names of layers that are not quantized")
 @click.option("--resolution", type=click.IntRange(8), help="side of the images in pixels [the model's]")
@@ -77,6 +78,7 @@ def record_shape(
     rank: int | None = None,
     lora_alpha: float | None = None,
     num_intervals: int | None = None,
+    compute: Any = "auto",
     targets: tuple[str, ...] = (),
     keep_float: tuple[str, ...] = (),
     resolution: int | None = None,
@@ -90,20 +92,20 @@ def record_shape(
     from intaglio.checkpoints.shapes import empty_denoiser, empty_inputs
     from intaglio.layers.names import KEEP_FLOAT
     from intaglio.methods.registry import build_method
+    from intaglio.methods.settle import settle
+    from intaglio.quantizers.base import Base
     from intaglio.trace.recorder import record
 
-    given = {"base": base, "rank": rank, "alpha": lora_alpha, "num_intervals": num_intervals}
+    given = {"rank": rank, "alpha": lora_alpha, "num_intervals": num_intervals}
     built = build_method(method, {key: value for key, value in given.items() if value is not None})
-    if shape.format is not None and not built.needs_base:
-        raise UserError(f"method {method} trains beside float weights, but {shape.name} is quantized to {shape.format}")
-    if shape.format is not None and base not in (None, shape.format):
-        raise UserError(f"--base {base}, but {shape.name} is quantized to {shape.format}; leave --base out")
     keep = keep_float or KEEP_FLOAT
-    denoiser = empty_denoiser(shape, (base or built.default_base) if built.needs_base else None, keep)
+    asked = Base(base, "absmax", keep)
+    settled = settle(built, base=asked, compute=compute, present=shape.format, device="meta", source=shape.name)
+    denoiser = empty_denoiser(shape, None if settled.base is None else settled.base.format, keep)
     side = resolution or shape.resolution
     inputs = empty_inputs(denoiser, shape, side, batch_size)
     with torch.device("meta"):
-        adapter = attach(denoiser, built, targets=targets or None, keep_float=keep)
+        adapter = attach(denoiser, built, targets=targets or None, compute=settled.compute)
     denoiser.train()
     if gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -115,4 +117,12 @@ def record_shape(
         optimizer.step()
 
     facts = {"resolution": side, "batch_size": batch_size, "gradient_checkpointing": gradient_checkpointing}
-    return record(step, model=shape.name, method=method, **{k: v for k, v in given.items() if v is not None}, **facts)
+    return record(
+        step,
+        model=shape.name,
+        method=method,
+        base=None if settled.base is None else settled.base.format,
+        compute=settled.compute,
+        **{k: v for k, v in given.items() if v is not None},
+        **facts,
+    )

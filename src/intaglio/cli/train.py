@@ -10,10 +10,10 @@ import click
 
 from intaglio.cli import SETTINGS
 from intaglio.cli.console import make_console, quiet_libraries, two_columns
-from intaglio.cli.options import given, options_of
+from intaglio.cli.options import SectionedCommand, given, recipe_options
 from intaglio.config import build, read_toml
 from intaglio.errors import UserError
-from intaglio.training.recipe import Recipe
+from intaglio.training.recipe import Recipe, into_sections, merged
 
 EPILOG = """\b
 Examples:
@@ -26,23 +26,23 @@ Examples:
 A flag given here wins over the recipe. Hyphens and underscores are the same."""
 
 
-@click.command(name="train", context_settings=SETTINGS, epilog=EPILOG)
+@click.command(name="train", cls=SectionedCommand, context_settings=SETTINGS, epilog=EPILOG)
 @click.argument("recipe_file", type=click.Path(path_type=Path), required=False)
 @click.option("--hardware", help="with --trace_step: what a step would cost on this accelerator (a name or TOML file)")
-@options_of(Recipe)
+@recipe_options()
 def command(recipe_file: Path | None, hardware: str | None, **options: Any) -> None:
     """Fine-tune a text-to-image model on your photos, as RECIPE_FILE (TOML), the flags, or both say."""
     console = make_console()
     values = {} if recipe_file is None else read_toml(recipe_file)
-    values = {key.replace("-", "_"): value for key, value in values.items()}
-    recipe = build(Recipe, {**values, **given(options)}, subject=str(recipe_file or "train"))
+    values = merged(into_sections(values), into_sections(given(options)))
+    recipe = build(Recipe, values, subject=str(recipe_file or "train"))
 
     design = None
     if hardware is not None:
         from intaglio.accelerator.hardware import load_hardware
 
         design = load_hardware(hardware)
-        if recipe.trace_step is None:
+        if recipe.output.trace_step is None:
             raise UserError("--hardware costs a step that was recorded; add --trace_step 2")
 
     from intaglio.training.run import train

@@ -118,11 +118,3 @@ class LowRankProduct(torch.autograd.Function):
         grad_a = weight.grad_pair_down(grad_h, weight.restore(saved)) if need_a else None
         grad_b = pair_sums(rows, h, ctx.scaling).T if need_b else None
         return grad_x, grad_a, grad_b, None, None
-
-
-def check_pair(rank: int, alpha: float | None) -> None:
-    """Refuse a rank or alpha that makes no pair."""
-    if rank < 1:
-        raise UserError(f"rank must be at least 1, not {rank}")
-    if alpha is not None and not alpha > 0:
-        raise UserError(f"alpha must be positive, not {alpha}; leave it out for alpha = rank")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,19 +13,13 @@ from intaglio.errors import UserError
 from intaglio.layers.frozen import QuantizedLayer, quantize_layer, to_float
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.names import find_layers, is_kept, replace
+from intaglio.quantizers.base import Base
 from intaglio.quantizers.formats import Format, parse_format
-from intaglio.quantizers.ranges import RangeSearch
 from intaglio.runtime.memory import return_memory
 from intaglio.runtime.threads import one_thread
 
-
-@dataclass(frozen=True)
-class BaseRecord:
-    """How a model's base was quantized: with it, the same base can be made again."""
-
-    format: str
-    range_search: RangeSearch
-    keep_float: tuple[str, ...]
+BaseRecord = Base
+"""How a model's base was quantized, with every field filled in: with it, the same base can be made again."""
 
 
 def layers_to_quantize(model: nn.Module, keep_float: Sequence[str]) -> list[str]:
@@ -48,6 +41,8 @@ def quantize_model(
     Raises:
         UserError: the model is quantized already, or a weight is not finite.
     """
+    assert record.format is not None
+    assert record.keep_float is not None
     format = parse_format(record.format)
     present = base_format(model)
     if present is not None:

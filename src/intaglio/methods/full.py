@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from intaglio.methods.base import Method, method
 
-from intaglio.layers.timesteps import TimestepContext
-from intaglio.methods.base import Method
+if TYPE_CHECKING:
+    from torch import nn
+
+    from intaglio.layers.timesteps import TimestepContext
 
 
-@dataclass(frozen=True, kw_only=True)
+@method("full")
 class Full(Method):
-    name = "full"
+    """Every weight, in float."""
+
     summary = "every weight of the denoiser, in float"
     needs_base = False
     default_targets = None

@@ -1,31 +1,47 @@
-"""All methods by name."""
+"""All methods by name: those of this folder, and those that installed packages bring.
+
+A package brings a method by an entry point in the group `intaglio.methods` that names a module or class; a script by
+importing `intaglio.methods.base.method` and decorating a class.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+import pkgutil
+from dataclasses import asdict
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
+from intaglio import methods as folder
 from intaglio.errors import Problems, UnknownChoice, did_you_mean
-from intaglio.methods.base import Method
-from intaglio.methods.full import Full
-from intaglio.methods.int8_lora import Int8Lora
-from intaglio.methods.lora import Lora
-from intaglio.methods.peqa import Peqa
-from intaglio.methods.qlora import QLora
-from intaglio.methods.scaled_lora import ScaledLora
-from intaglio.methods.smooth_scales import SmoothScales
-from intaglio.methods.tuneqdm import TuneQDM
+from intaglio.methods.base import METHODS, MOVED, Method
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Full, Lora, QLora, Peqa, TuneQDM, ScaledLora, SmoothScales, Int8Lora)
-}
+NOT_METHODS = ("base", "registry", "settle")
+
+
+@cache
+def _load() -> None:
+    for module in pkgutil.iter_modules(folder.__path__):
+        if module.name not in NOT_METHODS:
+            import_module(f"{folder.__name__}.{module.name}")
+    for entry in entry_points(group="intaglio.methods"):
+        entry.load()
+
+
+_load()
 
 
 def build_method(name: str, options: dict[str, Any]) -> Method:
-    """The method called `name` with `options`; raises `Problems` for options that it does not have."""
+    """The method called `name` with `options`; raises `Problems` for options that it does not have.
+
+    Options that moved out of the methods since version 0.1.0 (`MOVED`) are left out: adapter files of that version
+    have them.
+    """
     if name not in METHODS:
         raise UnknownChoice("method", name, METHODS)
-    known = [f.name for f in fields(METHODS[name])]
+    options = {key: value for key, value in options.items() if key not in MOVED}
+    known = list(option_fields(METHODS[name]))
     unknown = [k for k in options if k not in known]
     if unknown:
         has = f"it has {', '.join(known)}" if known else "it has no options"
@@ -33,6 +49,11 @@ def build_method(name: str, options: dict[str, Any]) -> Method:
     return METHODS[name](**options)
 
 
+def option_fields(cls: type[Method]) -> dict[str, Any]:
+    """pydantic's `FieldInfo` of each option of a method: type, default and description."""
+    return cls.__pydantic_fields__  # type: ignore[attr-defined]
+
+
 def method_options(method: Method) -> dict[str, Any]:
     """The dataclass as a table of TOML or JSON."""
-    return asdict(method)
+    return asdict(method)  # type: ignore[call-overload]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from intaglio.quantizers.base import RangeSearch
 from intaglio.quantizers.formats import Format
 
-RangeSearch = Literal["absmax", "percentile", "mse"]
 RANGE_SEARCHES: tuple[RangeSearch, ...] = ("absmax", "percentile", "mse")
 
 PERCENTILE = 0.999

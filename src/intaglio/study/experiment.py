@@ -197,10 +197,11 @@ def _run(
     experiment: Experiment, spec: MethodSpec, task: str, seed: int, learning_rate: float | None, steps: int
 ) -> Run:
     from intaglio.methods.registry import build_method
+    from intaglio.methods.settle import default_method_name
 
     base = spec.base
     if spec.train:
-        method = build_method(str(spec.train.get("method", "tuneqdm")), {})
+        method = build_method(str(spec.train.get("method", default_method_name("cpu"))), {})
         base = spec.train.get("base", method.default_base) if method.needs_base and spec.model is None else None
     return Run(
         label=spec.label,

@@ -16,6 +16,8 @@ from rich.console import Console
 
 from intaglio.errors import UserError
 from intaglio.files import write_atomic
+from intaglio.methods.registry import METHODS
+from intaglio.methods.settle import default_method_name
 from intaglio.study.draw import Drawing
 from intaglio.study.evaluate import Evaluator, Report, threads
 from intaglio.study.experiment import Run
@@ -133,10 +135,6 @@ def perform_run(run: Run, folder: Path, torch_threads: int | None = None) -> Row
     }
 
 
-FLOAT_PRODUCTS = ("qlora", "peqa", "tuneqdm", "scaled_lora", "smooth_scales")
-"""Methods whose rows are computed in float unless the recipe says otherwise: so a row is the same on every machine."""
-
-
 def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     from intaglio.config import build
     from intaglio.training.checkpoint import list_checkpoints
@@ -151,7 +149,7 @@ def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     values = {
         "train_batch_size": run.train_batch_size,
         "report_to": "none",
-        "integer_gemms": ("none",) if run.train.get("method") in FLOAT_PRODUCTS else None,
+        "compute": _compute(run.train),
         **{name: value for name, value in run.train.items() if name != "base"},
         "pretrained_model_name_or_path": source,
         "instance_data_dir": manifest.folder / task.train,
@@ -166,6 +164,12 @@ def _train(run: Run, source: str, where: Path) -> dict[str, Any]:
     }
     train(build(Recipe, values, f"{run.label} on {run.task}"), Console(quiet=True))
     return read_summary(where)
+
+
+def _compute(train: dict[str, Any]) -> str | None:
+    """Float unless the recipe says otherwise, so that a row is the same on every machine."""
+    name = str(train.get("method", default_method_name("cpu")))
+    return None if "integer_gemms" in train or METHODS[name].integer_only else "float"
 
 
 def _score(run: Run, source: str, where: Path) -> tuple[list[dict[str, Any]], Report]:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,31 +23,13 @@ from intaglio.training.optimizer import MovingAverage
 from intaglio.training.recipe import Recipe
 
 STATE_FILE = "training_state.safetensors"
-FREE_TO_CHANGE = {
-    "output_dir",
-    "max_train_steps",
-    "num_train_epochs",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "resume_from_checkpoint",
-    "validation_prompt",
-    "validation_steps",
-    "num_validation_images",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-    "gradient_checkpointing",
-    "unpack_base",
-    "cache_latents",
-}
-"""What a resumed run may be told anew without becoming another run."""
 
 
 def save_checkpoint(
     recipe: Recipe, adapter: Adapter, optimizer: torch.optim.Optimizer, average: MovingAverage | None, step: int
 ) -> Path:
     """Write `checkpoint-<step>` and then delete what is over the limit."""
-    path = recipe.output_dir / f"checkpoint-{step}"
+    path = recipe.output.output_dir / f"checkpoint-{step}"
     names = {id(p): n for n, p in adapter.named_parameters().items()}
     tensors: dict[str, Tensor] = {}
     for parameter, state in optimizer.state.items():
@@ -60,8 +43,8 @@ def save_checkpoint(
     with new_folder(path) as folder:
         adapter.save(folder)
         save_file(tensors, folder / STATE_FILE, metadata)
-    if recipe.checkpoints_total_limit is not None:
-        for old in list_checkpoints(recipe.output_dir)[: -recipe.checkpoints_total_limit]:
+    if recipe.output.checkpoints_total_limit is not None:
+        for old in list_checkpoints(recipe.output.output_dir)[: -recipe.output.checkpoints_total_limit]:
             shutil.rmtree(old)
     return path
 
@@ -83,27 +66,46 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
         UserError: there is none; a run never starts from zero when it was told to resume.
         Problems: it belongs to a run with other settings.
     """
-    asked = recipe.resume_from_checkpoint
+    path = _asked_checkpoint(recipe)
+    if path is None:
+        return None
+    changed = recipe.differences(_recipe_of(path))
+    if changed:
+        raise Problems(f"{path} is of a run with other settings; a resumed run must be the same run", changed)
+    return path
+
+
+def with_compute_of_checkpoint(recipe: Recipe) -> Recipe:
+    """The recipe, computing as the run to resume did where it leaves that open: also on another machine."""
+    path = _asked_checkpoint(recipe)
+    if path is None or recipe.device.compute != "auto":
+        return recipe
+    return recipe.changed(compute=_recipe_of(path).get("device", {}).get("compute", "auto"))
+
+
+def _recipe_of(checkpoint: Path) -> dict[str, Any]:
+    """The recipe that a checkpoint was made by, in sections."""
+    with safe_open(checkpoint / STATE_FILE, framework="pt") as file:
+        return json.loads(file.metadata()["recipe"])
+
+
+def _asked_checkpoint(recipe: Recipe) -> Path | None:
+    """The folder that `resume_from_checkpoint` names."""
+    asked = recipe.output.resume_from_checkpoint
     if asked is None:
         return None
     if asked == "latest":
-        found = list_checkpoints(recipe.output_dir)
+        found = list_checkpoints(recipe.output.output_dir)
         if not found:
             raise UserError(
-                f"{recipe.output_dir}: no checkpoint to resume from; leave out --resume_from_checkpoint to start anew"
+                f"{recipe.output.output_dir}: no checkpoint to resume from; leave out --resume_from_checkpoint to start "
+                "anew"
             )
         path = found[-1]
     else:
         path = Path(asked)
         if not (path / STATE_FILE).is_file():
             raise UserError(f"{path}: not a checkpoint (no {STATE_FILE}); expected a folder like checkpoint-100")
-    with safe_open(path / STATE_FILE, framework="pt") as file:
-        before = json.loads(file.metadata()["recipe"])
-    now = json.loads(recipe.model_dump_json())
-    changed = [k for k in now if k not in FREE_TO_CHANGE and now[k] != before.get(k)]
-    if changed:
-        lines = [f"{k}: was {before.get(k)!r}, now {now[k]!r}" for k in changed]
-        raise Problems(f"{path} is of a run with other settings; a resumed run must be the same run", lines)
     return path
 
 

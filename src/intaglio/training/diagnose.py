@@ -59,25 +59,25 @@ def diagnose(recipe: Recipe, *, warmup: int, batches: int) -> list[LayerReport]:
 
 def capture(recipe: Recipe, *, warmup: int, batches: int) -> tuple[dict[str, Int8LoraLayer], list[dict[str, Tensors]]]:
     """The integer layers by name, trained for `warmup` steps, and what each of `batches` batches sends through them."""
-    planned = plan(recipe)
+    planned = plan(recipe, device="cpu")
     job = prepare(planned, torch.device("cpu"), 0, 1)
     layers = {n: m for n, m in job.denoiser.named_modules() if isinstance(m, Int8LoraLayer)}
     if not layers:
-        raise UserError(f"method {recipe.method} trains no layer in integers; use --method int8_lora")
-    rate = recipe.learning_rate or planned.method.learning_rate
+        raise UserError(f"method {planned.method.name} trains no layer in integers; use --method int8_lora")
+    rate = recipe.optimizer.learning_rate or planned.method.learning_rate
     optimizer = make_optimizer(recipe, job.adapter.parameters(), rate)
 
     def backward(number: int) -> None:
         optimizer.zero_grad()
-        batch = job.batches(number).to(torch.device("cpu"), DTYPES[recipe.mixed_precision])
+        batch = job.batches(number).to(torch.device("cpu"), DTYPES[recipe.device.mixed_precision])
         loss = batch_loss(
-            job.denoiser, job.scheduler, batch, snr_gamma=recipe.snr_gamma, samples=recipe.train_batch_size
+            job.denoiser, job.scheduler, batch, snr_gamma=recipe.steps.snr_gamma, samples=recipe.steps.train_batch_size
         )
         loss.backward()
 
     for number in range(warmup):
         backward(number)
-        torch.nn.utils.clip_grad_norm_(job.adapter.parameters(), recipe.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(job.adapter.parameters(), recipe.optimizer.max_grad_norm)
         optimizer.step()
     captured: list[dict[str, Tensors]] = []
     for number in range(warmup, warmup + batches):

@@ -16,16 +16,16 @@ from intaglio.training.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
+    if recipe.optimizer.name == "sgd":
         if _are_codes(parameters):
             raise UserError("integer_adapter has an optimizer of its own, of 8-bit moments; use optimizer adamw")
         return torch.optim.SGD(parameters, lr=learning_rate)
-    betas = (recipe.adam_beta1, recipe.adam_beta2)
+    betas = (recipe.optimizer.adam_beta1, recipe.optimizer.adam_beta2)
     options = {
         "lr": learning_rate,
         "betas": betas,
-        "eps": recipe.adam_epsilon,
-        "weight_decay": recipe.adam_weight_decay,
+        "eps": recipe.optimizer.adam_epsilon,
+        "weight_decay": recipe.optimizer.adam_weight_decay,
     }
     return make_adamw(parameters, fused=True, **options)  # one call for all, not a dozen for each
 
@@ -43,13 +43,13 @@ def _are_codes(parameters: list[nn.Parameter]) -> bool:
 
 def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     """The factor of the learning rate in optimizer step `step` of `steps`: a function of the step alone."""
-    warmup = recipe.lr_warmup_steps
-    if recipe.lr_scheduler != "constant" and step < warmup:
+    warmup = recipe.optimizer.lr_warmup_steps
+    if recipe.optimizer.lr_scheduler != "constant" and step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, steps - warmup)
-    if recipe.lr_scheduler == "linear":
+    if recipe.optimizer.lr_scheduler == "linear":
         return 1 - done
-    if recipe.lr_scheduler == "cosine":
+    if recipe.optimizer.lr_scheduler == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     return 1.0
 

@@ -21,9 +21,9 @@ from intaglio.errors import UserError
 from intaglio.layers.kinds import AdapterLayer
 from intaglio.methods.registry import method_options
 from intaglio.metrics.memory import PeakMemory
-from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, with_compute_of_checkpoint
 from intaglio.training.optimizer import MovingAverage, learning_rate_factor, make_optimizer
-from intaglio.training.prepare import DTYPES, Job, Plan, choose_products, plan, prepare
+from intaglio.training.prepare import DTYPES, Job, Plan, plan, prepare
 from intaglio.training.recipe import Recipe
 from intaglio.training.step import batch_loss, mean_loss
 from intaglio.training.summary import Summary, write_card
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe, console: Console | None = None) -> Summary:
-    """Train as the recipe says; everything lands in `recipe.output_dir`.
+    """Train as the recipe says; everything lands in `recipe.output.output_dir`.
 
     Runs alone or as one of several processes of `accelerate launch`.
 
@@ -49,14 +49,15 @@ def train(recipe: Recipe, console: Console | None = None) -> Summary:
     """
     started = time.perf_counter()
     console = console or Console(stderr=True)
-    planned = plan(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+    planned = plan(with_compute_of_checkpoint(recipe), int(os.environ.get("WORLD_SIZE", "1")))
+    recipe = planned.recipe
     checkpoint = find_checkpoint(recipe)
-    planned = choose_products(planned, checkpoint)
+    console.print(str(planned.settled), soft_wrap=True, highlight=False)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without it, processes of torchrun would not find each other
-        mixed_precision=recipe.mixed_precision,
-        log_with=None if recipe.report_to == "none" else recipe.report_to,
-        project_dir=str(recipe.output_dir / "logs"),
+        mixed_precision=recipe.device.mixed_precision,
+        log_with=None if recipe.output.report_to == "none" else recipe.output.report_to,
+        project_dir=str(recipe.output.output_dir / "logs"),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
     with PeakMemory(accelerator.device) as peak:
@@ -65,9 +66,9 @@ def train(recipe: Recipe, console: Console | None = None) -> Summary:
         loop.run(checkpoint)
     summary = loop.summary(peak.bytes, time.perf_counter() - started)
     if accelerator.is_main_process:
-        write_card(recipe.output_dir, summary)
-        summary.save(recipe.output_dir)
-        if recipe.push_to_hub:
+        write_card(recipe.output.output_dir, summary)
+        summary.save(recipe.output.output_dir)
+        if recipe.output.push_to_hub:
             _push(recipe)
     accelerator.end_training()
     return summary
@@ -77,11 +78,13 @@ class _Loop:
     def __init__(self, planned: Plan, job: Job, accelerator: Accelerator, console: Console):
         self.recipe, self.plan, self.job, self.accelerator = planned.recipe, planned, job, accelerator
         self.console = console
-        self.dtype = DTYPES[self.recipe.mixed_precision]
-        self.learning_rate = self.recipe.learning_rate or planned.method.learning_rate
+        self.dtype = DTYPES[self.recipe.device.mixed_precision]
+        self.learning_rate = self.recipe.optimizer.learning_rate or planned.method.learning_rate
         parameters = job.adapter.parameters()
         self.optimizer = make_optimizer(self.recipe, parameters, self.learning_rate)
-        self.average = None if self.recipe.ema_decay is None else MovingAverage(parameters, self.recipe.ema_decay)
+        self.average = (
+            None if self.recipe.steps.ema_decay is None else MovingAverage(parameters, self.recipe.steps.ema_decay)
+        )
         self.step_seconds: list[float] = []
         self.loss_first = self.loss_last = math.nan
 
@@ -91,13 +94,13 @@ class _Loop:
         done = 0 if checkpoint is None else load_checkpoint(checkpoint, job.adapter, self.optimizer, self.average)
         # The optimizer is not prepared: its state must stay ours to save, and it needs no sharding.
         model = accelerator.prepare_model(job.denoiser)
-        scaler = torch.amp.GradScaler(accelerator.device.type, enabled=recipe.mixed_precision == "fp16")
-        if recipe.report_to != "none":
+        scaler = torch.amp.GradScaler(accelerator.device.type, enabled=recipe.device.mixed_precision == "fp16")
+        if recipe.output.report_to != "none":
             accelerator.init_trackers("train")
         with self._progress(done) as report, _no_search_of_what_stays():
             for step in range(done, self.plan.steps):
                 began = time.perf_counter()
-                run_step = self._traced_step if step + 1 == recipe.trace_step else self._step
+                run_step = self._traced_step if step + 1 == recipe.output.trace_step else self._step
                 loss = run_step(model, scaler, step)
                 if self.average is not None:
                     self.average.update(step)
@@ -111,12 +114,12 @@ class _Loop:
             self.average.swap()
         self.loss_last = self._fixed_loss()
         if accelerator.is_main_process:
-            self.adapter_path = job.adapter.save(recipe.output_dir)
+            self.adapter_path = job.adapter.save(recipe.output.output_dir)
             self._validate("final")
 
     def _step(self, model: torch.nn.Module, scaler: Any, step: int) -> float:
         """One optimizer step; returns the mean loss over processes and accumulated batches."""
-        recipe, accumulation = self.recipe, self.recipe.gradient_accumulation_steps
+        recipe, accumulation = self.recipe, self.recipe.steps.gradient_accumulation_steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * learning_rate_factor(recipe, step, self.plan.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,7 +129,11 @@ class _Loop:
             last = micro == accumulation - 1
             with self.accelerator.no_sync(model) if not last else _nothing():
                 loss = batch_loss(
-                    model, self.job.scheduler, batch, snr_gamma=recipe.snr_gamma, samples=recipe.train_batch_size
+                    model,
+                    self.job.scheduler,
+                    batch,
+                    snr_gamma=recipe.steps.snr_gamma,
+                    samples=recipe.steps.train_batch_size,
                 )
                 scaler.scale(loss / accumulation).backward()
             total += loss.detach() / accumulation
@@ -136,10 +143,10 @@ class _Loop:
         if not math.isfinite(value):
             raise UserError(
                 f"the loss became {value} in step {step + 1}; nothing of this step was kept. Try a lower learning_rate "
-                f"(now {self.learning_rate:g}), or mixed_precision = 'no'. Saved so far: {recipe.output_dir}"
+                f"(now {self.learning_rate:g}), or mixed_precision = 'no'. Saved so far: {recipe.output.output_dir}"
             )
         scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.job.adapter.parameters(), recipe.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.job.adapter.parameters(), recipe.optimizer.max_grad_norm)
         scaler.step(self.optimizer)
         scaler.update()
         return value
@@ -154,35 +161,46 @@ class _Loop:
             loss = self._step(model, scaler, step)
         if self.accelerator.is_main_process:
             trace = recorder.trace(
-                model=recipe.pretrained_model_name_or_path,
+                model=recipe.model.pretrained_model_name_or_path,
                 method=self.plan.method.name,
                 step=step + 1,
                 resolution=self.job.batches.resolution,
-                batch_size=recipe.train_batch_size,
-                gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-                mixed_precision=recipe.mixed_precision,
+                batch_size=recipe.steps.train_batch_size,
+                gradient_accumulation_steps=recipe.steps.gradient_accumulation_steps,
+                mixed_precision=recipe.device.mixed_precision,
                 device=str(self.accelerator.device),
             )
-            write_trace(recipe.output_dir / TRACE_FILE, trace.header, trace.events)
+            write_trace(recipe.output.output_dir / TRACE_FILE, trace.header, trace.events)
         return loss
 
     def _after(self, done: int) -> None:
         recipe = self.recipe
         if not self.accelerator.is_main_process:
             return
-        if recipe.checkpointing_steps and done % recipe.checkpointing_steps == 0:
+        if recipe.output.checkpointing_steps and done % recipe.output.checkpointing_steps == 0:
             save_checkpoint(recipe, self.job.adapter, self.optimizer, self.average, done)
-        if recipe.validation_steps and done % recipe.validation_steps == 0 and done < self.plan.steps:
+        if (
+            recipe.validation.validation_steps
+            and done % recipe.validation.validation_steps == 0
+            and done < self.plan.steps
+        ):
             self._validate(f"step-{done}")
 
     def _validate(self, name: str) -> None:
         recipe = self.recipe
-        if recipe.validation_prompt:
-            path = recipe.output_dir / "samples" / f"{name}.png"
-            count = recipe.num_validation_images
+        if recipe.validation.validation_prompt:
+            path = recipe.output.output_dir / "samples" / f"{name}.png"
+            count = recipe.validation.num_validation_images
             half = self.dtype != torch.float32  # then accelerate has the denoiser give float32, which the VAE refuses
             with torch.autocast(self.accelerator.device.type, self.dtype, enabled=half):
-                validate(self.job.pipeline, self.job.validation, recipe.validation_prompt, count, recipe.seed, path)
+                validate(
+                    self.job.pipeline,
+                    self.job.validation,
+                    recipe.validation.validation_prompt,
+                    count,
+                    recipe.steps.seed,
+                    path,
+                )
 
     def _fixed_loss(self) -> float:
         batches = [b.to(self.accelerator.device, self.dtype) for b in self.job.batches.fixed_set(FIXED_SET)]
@@ -223,18 +241,18 @@ class _Loop:
             options=method_options(adapter.method),
             base_format=None if record is None else record.format,
             base_hash=adapter.base_hash,
-            pretrained_model_name_or_path=recipe.pretrained_model_name_or_path,
-            instance_prompt=recipe.instance_prompt,
-            output_dir=str(recipe.output_dir),
+            pretrained_model_name_or_path=recipe.model.pretrained_model_name_or_path,
+            instance_prompt=recipe.data.instance_prompt,
+            output_dir=str(recipe.output.output_dir),
             trainable_parameters=adapter.num_parameters,
             adapter_bytes=self.adapter_path.stat().st_size if self.accelerator.is_main_process else 0,
             base_bytes=base_bytes(self.job.denoiser),
             peak_memory_bytes=peak_bytes,
             seconds_per_step=times[len(times) // 2] if times else 0.0,
             steps=self.plan.steps,
-            train_batch_size=recipe.train_batch_size,
+            train_batch_size=recipe.steps.train_batch_size,
             learning_rate=self.learning_rate,
-            mixed_precision=recipe.mixed_precision,
+            mixed_precision=recipe.device.mixed_precision,
             loss_first=self.loss_first,
             loss_last=self.loss_last,
             seconds=seconds,
@@ -279,7 +297,7 @@ def _versions() -> dict[str, str]:
 def _push(recipe: Recipe) -> None:
     from huggingface_hub import HfApi
 
-    repo = HfApi().create_repo(recipe.hub_model_id or recipe.output_dir.name, exist_ok=True)
+    repo = HfApi().create_repo(recipe.output.hub_model_id or recipe.output.output_dir.name, exist_ok=True)
     HfApi().upload_folder(
-        repo_id=repo.repo_id, folder_path=str(recipe.output_dir), ignore_patterns=["checkpoint-*", "logs/*"]
+        repo_id=repo.repo_id, folder_path=str(recipe.output.output_dir), ignore_patterns=["checkpoint-*", "logs/*"]
     )
