@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from intaglio.checkpoints.calibration import input_grams, quantize_by_outputs
 from intaglio.checkpoints.load import denoiser_of, load_pipeline
 from intaglio.checkpoints.quantize import save_quantized
-from intaglio.layers.names import KEEP_FLOAT
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, quantize_model
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.scores import mean_matched_cosine
@@ -44,7 +44,7 @@ def quantized(denoiser: nn.Module, format: str, way: str, grams: dict[str, Tenso
     if outputs:
         quantize_by_outputs(twin, grams, format, search)  # type: ignore[arg-type]
     else:
-        quantize_model(twin, BaseRecord(format, search, KEEP_FLOAT))  # type: ignore[arg-type]
+        quantize_model(twin, BaseRecord(format, search, denoisers_of(twin).keep_float))  # type: ignore[arg-type]
     return twin
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     colours = ("red", "white", "blue", "yellow", "green")
     calibration = [f"a photo of a {noun} on a {colours[i % 5]} background" for i, noun in enumerate(nouns)]
     test = list(load_plan().prompts.unrelated)
-    names = layers_to_quantize(denoiser, KEEP_FLOAT)
+    names = layers_to_quantize(denoiser, denoisers_of(denoiser).keep_float)
     grams = input_grams(denoiser, names, lambda: draw(pipeline, calibration, 1, drawing, "calibration"))
     drawn: list[list[Image.Image]] = []
     test_grams = input_grams(denoiser, names, lambda: drawn.extend(draw(pipeline, test, 1, drawing, "test")), seed=1)

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from intaglio.adapters.attach import attach
 from intaglio.checkpoints.load import load_pipeline
-from intaglio.layers.integer import GEMMS
 from intaglio.methods.registry import build_method
 from intaglio.metrics.encoders import DEFAULT_ENCODER, load_encoder
 from intaglio.metrics.frechet import frechet_distance, real_floor
@@ -165,8 +164,6 @@ class Table:
             method, options = METHODS[label][0], dict(METHODS[label][1])
             torch.manual_seed(seed)
             targets: Any = options.pop("targets", None)
-            if method != "full":
-                options["integer_gemms"] = GEMMS
             adapter = attach(model, build_method(method, options), targets=targets)
             trained = adapter.num_parameters
             loss = train(model, adapter.parameters(), learned, arguments.steps, rate, seed)

@@ -17,16 +17,17 @@ MAY_IMPORT = {
     "kernels": COMMON | {"quantizers"},
     "layers": COMMON | {"quantizers", "kernels"},
     "methods": COMMON | {"quantizers", "kernels", "layers"},
-    "adapters": COMMON | {"quantizers", "kernels", "layers", "methods"},
-    "diffusion": COMMON | {"layers"},
+    "adapters": COMMON | {"quantizers", "kernels", "layers", "families", "methods"},
+    "diffusion": COMMON,
+    "families": COMMON | {"kernels", "layers", "diffusion"},
     "data": COMMON,
-    "checkpoints": COMMON | {"quantizers", "layers"},
+    "checkpoints": COMMON | {"quantizers", "layers", "families"},
     "metrics": COMMON | {"layers", "checkpoints", "data"},
     "trace": COMMON | {"layers"},
     "accelerator": COMMON | {"trace"},
 }
 TOP = {"quantizers", "kernels", "layers", "methods", "adapters", "diffusion", "data", "checkpoints", "metrics"} | COMMON
-TOP |= {"trace"}
+TOP |= {"trace", "families"}
 MAY_IMPORT["training"] = TOP
 MAY_IMPORT["study"] = TOP | {"training"}
 MAY_IMPORT["cli"] = TOP | {"training", "study", "accelerator"}

@@ -37,6 +37,7 @@ _HOMES = {
     "load_adapter": "adapters.attach",
     "load_pipeline": "checkpoints.load",
     "quantize_pipeline": "checkpoints.quantize",
+    "register_family": "families.registry",
 }
 __all__ = [
     "METHODS",
@@ -57,6 +58,7 @@ __all__ = [
     "load_adapter",
     "load_pipeline",
     "quantize_pipeline",
+    "register_family",
 ]
 
 
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.errors import UserError
+    from intaglio.families.registry import register_family
     from intaglio.methods.base import Method
     from intaglio.methods.full import Full
     from intaglio.methods.int8_lora import Int8Lora

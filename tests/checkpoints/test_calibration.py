@@ -7,8 +7,9 @@ import torch
 
 import intaglio
 from intaglio.checkpoints.calibration import input_grams, quantize_by_outputs
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.names import KEEP_FLOAT, find_layers
+from intaglio.layers.names import find_layers
 from intaglio.layers.quantize_model import BaseRecord, base_record, layers_to_quantize, quantize_model
 from intaglio.quantizers.quantize import to_rows
 from tiny_models import make_unet
@@ -42,11 +43,11 @@ def test_calls_add_up_and_the_hooks_go():
 
 def test_a_base_rounded_for_its_inputs_predicts_nearer_to_the_float_one():
     model = make_unet().eval()
-    names = layers_to_quantize(model, KEEP_FLOAT)
+    names = layers_to_quantize(model, denoisers_of(model).keep_float)
     grams = input_grams(model, names, lambda: [model(*inputs(s)) for s in range(16)])
     assert all(grams[n].shape == (to_rows(model.get_submodule(n).weight).shape[1],) * 2 for n in names)
     plain, rounded = copy.deepcopy(model), copy.deepcopy(model)
-    quantize_model(plain, BaseRecord("int4", "mse", KEEP_FLOAT))
+    quantize_model(plain, BaseRecord("int4", "mse", denoisers_of(model).keep_float))
     quantize_by_outputs(rounded, grams, "int4")
     assert base_record(rounded) == base_record(plain)
     assert {n for n, m in find_layers(rounded) if isinstance(m, QuantizedLayer)} == set(names)

@@ -21,7 +21,8 @@ from intaglio.checkpoints.inspect import inspect_model
 from intaglio.checkpoints.load import denoiser_of, load_pipeline
 from intaglio.checkpoints.quantize import quantize_pipeline, save_quantized
 from intaglio.errors import UserError
-from intaglio.layers.names import KEEP_FLOAT, replace
+from intaglio.families.sd import FAMILY
+from intaglio.layers.names import replace
 from intaglio.layers.quantize_model import base_hash, layers_to_quantize
 from intaglio.quantizers.formats import parse_format
 from intaglio.runtime.memory import return_memory
@@ -65,7 +66,7 @@ def test_size_of_stable_diffusion_15(format, limit):
     """The arithmetic, on the shapes alone: K weights take `bits K / 8` bytes, and 4 a scale."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
-    names = layers_to_quantize(unet, KEEP_FLOAT)
+    names = layers_to_quantize(unet, FAMILY.keep_float)
     float32_bytes = sum(unet.get_submodule(name).weight.nbytes for name in names)
     assert float32_bytes > 0.99 * sum(p.nbytes for p in unet.parameters())
     for name in names:

@@ -15,8 +15,8 @@ from intaglio.checkpoints.load import denoiser_of, dtype_argument
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.checkpoints.quantize import save_quantized
 from intaglio.errors import Problems, UserError
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.names import KEEP_FLOAT
 from intaglio.layers.quantize_model import BaseRecord, base_format, base_hash, base_record, quantize_model
 from tiny_pipelines import make_pipeline, realign, run
 
@@ -35,7 +35,9 @@ CASES = [
 def in_memory(family, format, search="absmax"):
     """The definition that everything else must equal: load float, quantize. Not to be changed."""
     pipeline = make_pipeline(family)
-    quantize_model(denoiser_of(pipeline)[1], BaseRecord(format, search, KEEP_FLOAT))
+    quantize_model(
+        denoiser_of(pipeline)[1], BaseRecord(format, search, denoisers_of(denoiser_of(pipeline)[1]).keep_float)
+    )
     return pipeline
 
 
@@ -62,14 +64,14 @@ def test_saved_and_loaded_by_diffusers_alone(family, format, search, tmp_path):
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "q")
     name, denoiser = denoiser_of(loaded)
     assert_same(denoiser.state_dict(), denoiser_of(expected)[1].state_dict())
-    assert base_record(denoiser) == BaseRecord(format, search, KEEP_FLOAT)
+    assert base_record(denoiser) == BaseRecord(format, search, denoisers_of(denoiser).keep_float)
     assert torch.equal(run(realign(loaded)), run(expected))
     config = json.loads((tmp_path / "q" / name / "config.json").read_text())["quantization_config"]
     assert config == {
         "quant_method": "intaglio",
         "format": format,
         "range_search": search,
-        "keep_float": list(KEEP_FLOAT),
+        "keep_float": list(denoisers_of(denoiser).keep_float),
         "base_hash": base_hash(denoiser),
     }
 

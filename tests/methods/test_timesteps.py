@@ -4,28 +4,51 @@ import pytest
 import torch
 
 import intaglio
+from intaglio.diffusion.time import Reversed, Scaled, Steps
 from intaglio.errors import UserError
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.smooth_scaled import node_weights
 from intaglio.layers.timesteps import interval_of
 from tiny_models import make_unet
 
 
 @pytest.mark.parametrize(
-    ("timestep", "num_intervals", "range_", "expected"),
-    [
-        (0, 4, 1000.0, 0),
-        (249, 4, 1000.0, 0),
-        (250, 4, 1000.0, 1),
-        (999, 4, 1000.0, 3),
-        (1000, 4, 1000.0, 3),  # flow schedulers start at T
-        (1.0, 4, 1.0, 3),  # Flux passes t / 1000
-        (0.25, 4, 1.0, 1),
-        (999, 3, 1000.0, 2),
-        (500.5, 1, 1000.0, 0),
-    ],
+    ("t", "num_intervals", "expected"),
+    [(0.0, 4, 0), (0.249, 4, 0), (0.25, 4, 1), (0.999, 4, 3), (1.0, 4, 3), (0.999, 3, 2), (0.5, 1, 0)],
 )
-def test_interval_of(timestep, num_intervals, range_, expected):
-    assert interval_of(torch.tensor(timestep), num_intervals, range_).item() == expected
+def test_interval_of(t, num_intervals, expected):
+    assert interval_of(torch.tensor(t), num_intervals).item() == expected
+
+
+@pytest.mark.parametrize("num_intervals", [*range(1, 17), 100, 999, 1000])
+def test_steps_of_ddpm_fall_where_whole_numbers_do(num_intervals):
+    """Also where float32 cannot hold t."""
+    steps = torch.arange(1000)
+    expected = steps * num_intervals // 1000
+    for t in (steps.double() / 1000, steps.float() / 1000):
+        assert torch.equal(interval_of(t, num_intervals), expected)
+
+
+@pytest.mark.parametrize("num_intervals", range(1, 17))
+def test_every_convention_maps_a_noise_level_to_one_interval(num_intervals):
+    """Raw, /1000 and reversed, as float32 says them."""
+    t = torch.arange(1001).double() / 1000
+    expected = interval_of(t, num_intervals)
+    for convention in (Scaled(1000), Scaled(1), Reversed()):
+        told = convention.to_model(t)
+        assert told.dtype == torch.float32
+        assert torch.equal(interval_of(convention.from_model(told), num_intervals), expected), convention
+
+
+def test_the_loop_says_the_time_itself(batch):
+    """What the denoiser is called with, rounded to bfloat16, does not decide: 750 would be 752 there."""
+    model, adapter = attached(train=False)
+    sample, _, text = batch
+    times = torch.tensor([0.749, 0.75, 0.1], dtype=torch.float64)
+    with adapter.times.at(times), torch.no_grad():
+        model(sample, (times * 1000).bfloat16(), text)
+    selection = adapter.times.current()
+    assert [selection.touched[row] for row in selection.rows.tolist()] == [2, 3, 0]
 
 
 def test_node_weights():
@@ -38,8 +61,8 @@ def test_node_weights():
 def test_smooth_scales_equal_tuneqdm_at_the_nodes_and_go_over_in_between(batch):
     sample, _, text = batch
     smooth, jumping = make_unet().eval(), make_unet().eval()
-    first = intaglio.attach(smooth, intaglio.SmoothScales(base="int4", num_nodes=4))
-    second = intaglio.attach(jumping, intaglio.TuneQDM(base="int4", num_intervals=4))
+    first = intaglio.attach(smooth, intaglio.SmoothScales(num_nodes=4), compute="float")
+    second = intaglio.attach(jumping, intaglio.TuneQDM(num_intervals=4), compute="float")
     torch.manual_seed(5)
     with torch.no_grad():
         for name, parameter in first.named_parameters().items():
@@ -58,7 +81,7 @@ def test_smooth_scales_equal_tuneqdm_at_the_nodes_and_go_over_in_between(batch):
 
 def attached(num_intervals=4, train=True):
     model = make_unet().train(train)
-    adapter = intaglio.attach(model, intaglio.TuneQDM(base="int4", num_intervals=num_intervals))
+    adapter = intaglio.attach(model, intaglio.TuneQDM(num_intervals=num_intervals), compute="float")
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in adapter.parameters():
@@ -128,10 +151,8 @@ def test_keyword_timesteps_and_scalars(batch):
     assert torch.equal(by_keyword, by_tensor)
 
 
-def test_float_timesteps_of_flux_scale():
-    from intaglio.layers.timesteps import timestep_range
-
+def test_a_family_knows_how_its_denoiser_is_told_the_time():
     class FluxTransformer2DModel(torch.nn.Module): ...
 
-    assert timestep_range(FluxTransformer2DModel()) == 1.0
-    assert timestep_range(make_unet()) == 1000.0
+    assert denoisers_of(make_unet()).time == Steps(1000)
+    assert denoisers_of(FluxTransformer2DModel()).time == Scaled(1)

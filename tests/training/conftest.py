@@ -70,8 +70,8 @@ def resumed(recipe, tmp_path):
         train(whole)
         first = recipe(output_dir=tmp_path / "first", **options, **(of_first or {}))
         train(first)
-        shutil.rmtree(first.output_dir / f"checkpoint-{steps}")
-        train(first.model_copy(update={"resume_from_checkpoint": "latest"}))
-        return load_file(find_file(whole.output_dir)), load_file(find_file(first.output_dir))
+        shutil.rmtree(first.output.output_dir / f"checkpoint-{steps}")
+        train(first.changed(resume_from_checkpoint="latest"))
+        return load_file(find_file(whole.output.output_dir)), load_file(find_file(first.output.output_dir))
 
     return run

@@ -8,6 +8,7 @@ import intaglio
 from intaglio.errors import UserError
 from intaglio.layers.codes_tensor import CodesTensor
 from intaglio.layers.names import adapter_layers
+from intaglio.methods.base import ATTENTION_TARGETS
 from intaglio.quantizers.activations import quantize_groups, seed_of
 from intaglio.training.integer_adam import BLOCK, IntegerAdamW
 from intaglio.training.run import train
@@ -84,7 +85,8 @@ def test_a_resumed_run_goes_on_bit_for_bit_and_the_file_is_a_lora_file(resumed):
 
 
 def test_pairs_are_held_as_codes(tmp_path):
-    adapter = intaglio.attach(make_unet(), intaglio.Int8Lora(rank=2, integer_adapter=True), range_search="absmax")
+    method = intaglio.Int8Lora(rank=2, integer_adapter=True)
+    adapter = intaglio.attach(make_unet(), method, targets=ATTENTION_TARGETS, range_search="absmax")
     assert all(isinstance(p, CodesTensor) for p in adapter.parameters())
     for layer in adapter_layers(adapter.model).values():
         layer.lora_b.round_to(torch.randn(layer.lora_b.shape), None)

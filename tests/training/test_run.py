@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from intaglio.adapters.file import find_file, read_header
 from intaglio.errors import Problems, UserError
-from intaglio.kernels.int8_matmul import int_mm
 from intaglio.methods.registry import METHODS
-from intaglio.training.checkpoint import list_checkpoints
+from intaglio.training.checkpoint import list_checkpoints, with_compute_of_checkpoint
+from intaglio.training.prepare import plan
 from intaglio.training.run import train
 
 TABLE = [
@@ -39,13 +39,15 @@ TABLE = [
 def test_every_method_trains_and_says_what_it_made(method, recipe):
     made = recipe(method=method, max_train_steps=8)
     summary = train(made)
-    written = json.loads((made.output_dir / "summary.json").read_text())
+    written = json.loads((made.output.output_dir / "summary.json").read_text())
     assert set(TABLE) <= set(written)
     assert written["loss_last"] < written["loss_first"]
-    assert written["adapter_bytes"] == find_file(made.output_dir).stat().st_size
-    assert written["trainable_parameters"] == sum(t.numel() for t in load_file(find_file(made.output_dir)).values())
+    assert written["adapter_bytes"] == find_file(made.output.output_dir).stat().st_size
+    assert written["trainable_parameters"] == sum(
+        t.numel() for t in load_file(find_file(made.output.output_dir)).values()
+    )
     assert summary.base_format == (METHODS[method].default_base if METHODS[method].needs_base else None)
-    assert "load_adapter" in (made.output_dir / "README.md").read_text()
+    assert "load_adapter" in (made.output.output_dir / "README.md").read_text()
 
 
 @pytest.mark.parametrize("changes", [{"method": "lora", "rank": 2}, {"ema_decay": 0.9, "lr_scheduler": "cosine"}])
@@ -58,7 +60,7 @@ def test_resume_goes_on_bit_for_bit(changes, resumed):
 def test_old_checkpoints_go_when_the_new_one_is_there(recipe):
     made = recipe(max_train_steps=3, checkpointing_steps=1, checkpoints_total_limit=2)
     train(made)
-    assert [p.name for p in list_checkpoints(made.output_dir)] == ["checkpoint-2", "checkpoint-3"]
+    assert [p.name for p in list_checkpoints(made.output.output_dir)] == ["checkpoint-2", "checkpoint-3"]
 
 
 def test_resume_refuses_another_run(recipe):
@@ -73,12 +75,13 @@ def test_accumulation_is_the_larger_batch(recipe, tmp_path):
     """Two batches of one, accumulated, are one batch of two."""
     # SGD: a step is linear in the gradient, where Adam makes a full step of a rounding error
     # and float products: of two numbers that differ by a rounding error, codes may differ by one
-    same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 2, "integer_gemms": ("none",)}
+    same = {"optimizer": "sgd", "learning_rate": 0.1, "max_train_steps": 2, "method": "qlora", "rank": 2}
+    same["compute"] = "float"
     one = recipe(output_dir=tmp_path / "a", train_batch_size=2, **same)
     two = recipe(output_dir=tmp_path / "b", train_batch_size=1, gradient_accumulation_steps=2, **same)
     train(one)
     train(two)
-    expected, got = load_file(find_file(one.output_dir)), load_file(find_file(two.output_dir))
+    expected, got = load_file(find_file(one.output.output_dir)), load_file(find_file(two.output.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4)
 
@@ -101,9 +104,9 @@ def test_prior_pictures_are_made_once_and_trained_on(recipe, tmp_path):
 def test_validation_pictures(recipe):
     made = recipe(validation_prompt=("a red square", "a cup"), validation_steps=2, num_validation_images=1)
     train(made)
-    names = sorted(p.name for p in (made.output_dir / "samples").iterdir())
+    names = sorted(p.name for p in (made.output.output_dir / "samples").iterdir())
     assert names == ["final.png", "step-2.png"]
-    assert Image.open(made.output_dir / "samples" / "final.png").width > 100
+    assert Image.open(made.output.output_dir / "samples" / "final.png").width > 100
 
 
 def test_xl_trains(recipe, sdxl_folder):
@@ -122,10 +125,10 @@ def test_lora_file_loads_in_plain_diffusers_with_its_alpha(recipe, sd_folder, ta
     made = recipe(method="lora", rank=4, lora_alpha=2.0, max_train_steps=4, targets=targets)
     train(made)
     ours = load_pipeline(sd_folder)
-    intaglio.load_adapter(ours.unet, made.output_dir)
+    intaglio.load_adapter(ours.unet, made.output.output_dir)
     theirs = StableDiffusionPipeline.from_pretrained(sd_folder)
     before = theirs.unet(torch.ones(1, 4, 8, 8), 500, torch.ones(1, 16, 24)).sample
-    theirs.load_lora_weights(made.output_dir)
+    theirs.load_lora_weights(made.output.output_dir)
     arguments = (torch.ones(1, 4, 8, 8), 500, torch.ones(1, 16, 24))
     expected, got = ours.unet(*arguments).sample, theirs.unet(*arguments).sample
     assert not torch.allclose(got, before, atol=1e-4), "the LoRA changed nothing"
@@ -136,20 +139,20 @@ def test_all_mistakes_at_once_before_anything_is_loaded(recipe, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.png").write_bytes(b"\x89PNG nothing")
     made = recipe(
-        instance_data_dir=tmp_path / "bad", method="lora", base="int4", pretrained_model_name_or_path="/nowhere"
+        instance_data_dir=tmp_path / "bad", method="lora", compute="integer", pretrained_model_name_or_path="/nowhere"
     )
     with pytest.raises(Problems) as caught:
         train(made)
     text = str(caught.value)
-    assert "no option 'base'" in text
+    assert "method lora trains beside float weights" in text
     assert "/nowhere" in text
     assert "broken.png" in text
-    assert not made.output_dir.exists()
+    assert not made.output.output_dir.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe):
     with pytest.raises(UserError, match="the loss became"):
-        train(recipe(method="lora", learning_rate=1e30, max_grad_norm=1e30, max_train_steps=6))
+        train(recipe(method="lora", learning_rate=1e4, max_grad_norm=1e30, max_train_steps=40))
 
 
 @pytest.mark.slow
@@ -160,7 +163,8 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     train(single)
     double = recipe(output_dir=tmp_path / "two", train_batch_size=1, **same)
     config = tmp_path / "recipe.toml"
-    values = json.loads(double.model_dump_json(exclude_defaults=True))
+    told = json.loads(double.model_dump_json(exclude_unset=True))
+    values = {key: value for section in told.values() for key, value in section.items()}
     config.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
     # `accelerate launch --cpu` starts several processes only through MPI; torchrun needs nothing more
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
@@ -168,7 +172,7 @@ def test_two_processes_are_one_with_twice_the_batch(recipe, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    expected, got = load_file(find_file(single.output_dir)), load_file(find_file(double.output_dir))
+    expected, got = load_file(find_file(single.output.output_dir)), load_file(find_file(double.output.output_dir))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-4)
 
@@ -181,70 +185,30 @@ def test_validation_pictures_in_half_precision(recipe, precision):
         train(made)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert list((made.output_dir / "samples").glob("*.png"))
+    assert list((made.output.output_dir / "samples").glob("*.png"))
 
 
-def chosen(made):
-    """The products in integers, as the file of the adapter that `made` trains says."""
-    train(made)
-    return read_header(made.output_dir).options["integer_gemms"]
-
-
-def without_kernels(monkeypatch, exact):
-    """As on a machine without compiled kernels; torch's product adds exactly for codes of at most `exact`."""
-    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "torch")
-    monkeypatch.setattr(int_mm, "is_exact", lambda largest_code: largest_code <= exact)
-
-
-def test_integers_by_default_where_the_kernels_are(recipe, monkeypatch):
-    monkeypatch.setattr("intaglio.training.prepare.path_in_use", lambda: "avx2")
-    assert chosen(recipe(method="tuneqdm", max_train_steps=1)) == ["output", "grad_input"]
-    assert chosen(recipe(method="tuneqdm", max_train_steps=1, integer_gemms=("none",))) == []
-
-
-@pytest.mark.parametrize(("base", "largest"), [("int4", 8), ("int8", 128)])
-def test_integers_by_default_where_torch_is_exact(base, largest, recipe, monkeypatch):
-    made = recipe(method="qlora", base=base, max_train_steps=1)
-    without_kernels(monkeypatch, exact=largest)
-    assert chosen(made) == ["output", "grad_input"]
-    without_kernels(monkeypatch, exact=largest - 1)
-    with pytest.warns(UserWarning, match=f"a base in {base} is multiplied in float here"):
-        assert chosen(made) == []
-
-
-@pytest.mark.parametrize("base", ["nf4", "int4_g64", "int4_asym", "int8_asym"])
-def test_float_by_default_where_codes_are_made_at_every_call(base, recipe, monkeypatch):
-    without_kernels(monkeypatch, exact=128)
-    with pytest.warns(UserWarning, match=f"a base in {base} is multiplied in float here"):
-        assert chosen(recipe(method="qlora", base=base, max_train_steps=1)) == []
-
-
-def test_int8_lora_says_where_it_has_no_kernels(recipe, monkeypatch):
-    from intaglio.training.prepare import choose_products, plan
-
-    planned = plan(recipe())
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
-    with pytest.warns(UserWarning, match="int8_lora has no kernels for this device"):
-        assert choose_products(planned).method == planned.method
-
-
-def test_a_resumed_run_goes_on_with_the_products_it_had(recipe, monkeypatch):
+def test_a_resumed_run_computes_as_it_did(recipe, monkeypatch):
     """Also on another machine."""
     made = recipe(method="tuneqdm", max_train_steps=2, checkpointing_steps=1)
-    without_kernels(monkeypatch, exact=0)
-    with pytest.warns(UserWarning, match="in float"):
-        train(made)
-    without_kernels(monkeypatch, exact=128)
-    assert chosen(made.model_copy(update={"resume_from_checkpoint": str(made.output_dir / "checkpoint-1")})) == []
-
-
-def test_where_no_method_is_named_a_small_pair_goes_beside_every_layer(recipe):
-    made = recipe(max_train_steps=1)
+    monkeypatch.setattr("intaglio.methods.settle.why_not_integer", lambda *_: "no kernels in this test")
+    assert plan(made).settled.compute == "float"
     train(made)
-    header = read_header(made.output_dir)
-    assert (header.method, header.options["rank"], header.targets) == ("int8_lora", 2, ["all"])
-    assert recipe(method="int8_lora").targets is None, "a named method keeps its own defaults"
-    assert recipe(rank=4).rank == 4
+    monkeypatch.undo()
+    resumed = made.changed(resume_from_checkpoint=str(made.output.output_dir / "checkpoint-1"))
+    assert with_compute_of_checkpoint(resumed).device.compute == "float"
+    train(resumed)
+
+
+def test_a_named_default_is_the_default(recipe, tmp_path):
+    """`intaglio train` and `intaglio train --method int8_lora` are one thing."""
+    headers = []
+    for name, options in {"open": {}, "named": {"method": "int8_lora"}}.items():
+        train(recipe(max_train_steps=1, output_dir=tmp_path / name, **options))
+        headers.append(read_header(tmp_path / name))
+    assert headers[0] == headers[1]
+    assert (headers[0].method, headers[0].options["rank"]) == ("int8_lora", 2)
+    assert any(n.endswith("conv1") for n in headers[0].layers), "beside every layer"
 
 
 def test_a_quantized_base_that_the_method_cannot_train_over_is_refused_before_it_is_loaded(recipe, sd_folder, tmp_path):

@@ -12,12 +12,13 @@ from torch import nn
 from intaglio.adapters.file import read_header
 from intaglio.adapters.handle import Adapter
 from intaglio.errors import UserError
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.geometry import geometry_of
 from intaglio.layers.integer_path import install_integer_path
 from intaglio.layers.kinds import TimestepLayer
-from intaglio.layers.names import KEEP_FLOAT, adapter_layers, find_layers, match_targets, replace
+from intaglio.layers.names import adapter_layers, find_layers, is_kept, match_targets, replace
 from intaglio.layers.quantize_model import BaseRecord, base_format, base_record, layers_to_quantize, quantize_model
-from intaglio.layers.timesteps import TimestepContext, install_hook, timestep_range
+from intaglio.layers.timesteps import TimestepContext, install_hook
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method
 from intaglio.methods.settle import Compute, Settled, settle
@@ -40,8 +41,9 @@ def attach(
     Args:
         model: a diffusers denoiser (U-Net or transformer), float or from a quantized folder; changed in place.
         method: what to train, for example `TuneQDM(num_intervals=4)`; None takes the device's default.
-        targets: ends of names of the layers to train, as in PEFT, or "all" alone for every Linear and Conv2d; None
-            takes the method's default. Targets never limit what is quantized.
+        targets: ends of names of the layers to train, as in PEFT, "attention" for the family's projections of
+            attention, or "all" alone for every Linear and Conv2d; None takes the method's default. Targets never limit
+            what is quantized.
         base: how the frozen base lies, for example "int4" or `Base("int4", "absmax")`; None takes the model's own, or
             what the method wishes where the model is float.
         compute: "auto" takes the fastest exact arithmetic that this device has for the base; "integer" and "float"
@@ -59,7 +61,7 @@ def attach(
         raise UserError("this model has an adapter already; call detach() or merge() on its handle first")
     settled = settle(
         method,
-        base=_with_shortcuts(base, keep_float, range_search),
+        base=_with_shortcuts(model, base, keep_float, range_search),
         compute=compute,
         present=_present(model),
         device=_device_of(model),
@@ -107,21 +109,26 @@ def _attach(model: nn.Module, settled: Settled, targets: Sequence[str] | None, c
     model.requires_grad_(method.trains_rest and targets is None)
     integer = settled.compute == "integer"
     install_integer_path(model, integer, integer_attention=method.attention_in_integers())
-    context = TimestepContext()
+    family = denoisers_of(model)
+    context = TimestepContext(family.attention_targets)
     adapted = {name: method.adapt(layers[name], context, name) for name in chosen}
+    timeless = [n for n, m in adapted.items() if isinstance(m, TimestepLayer) and is_kept(n, family.shared_layers)]
+    adapted = {name: module for name, module in adapted.items() if name not in timeless}
+    chosen = list(adapted)
     for name, module in adapted.items():
         replace(model, name, module)
     timed = next((m for m in adapted.values() if isinstance(m, TimestepLayer)), None)
     remove_hook = None
     if timed is not None:
-        remove_hook = install_hook(model, context, timed.num_intervals, timestep_range(model))
-    return Adapter(model, settled, None if targets is None else list(targets), chosen, remove_hook)
+        remove_hook = install_hook(model, context, timed.num_intervals, family.time.from_model)
+    return Adapter(model, settled, None if targets is None else list(targets), chosen, remove_hook, context)
 
 
 def _check(model: nn.Module, settled: Settled, targets: Sequence[str] | None) -> list[str]:
     """The names of the layers to train; all that can go wrong with this model goes wrong here, before it is touched."""
     layers = dict(find_layers(model))
-    chosen = match_targets(list(layers), settled.method.default_targets if targets is None else targets)
+    wanted = settled.method.default_targets if targets is None else targets
+    chosen = match_targets(list(layers), denoisers_of(model).spell_out(wanted))
     for name in chosen:
         geometry_of(layers[name], name)
     if settled.base is not None and _present(model) is None:
@@ -134,7 +141,7 @@ def _check(model: nn.Module, settled: Settled, targets: Sequence[str] | None) ->
 
 
 def _with_shortcuts(
-    base: Base | str | None, keep_float: Sequence[str] | None, range_search: RangeSearch | None
+    model: nn.Module, base: Base | str | None, keep_float: Sequence[str] | None, range_search: RangeSearch | None
 ) -> Base | None:
     if isinstance(base, str):
         base = Base(base)
@@ -143,7 +150,7 @@ def _with_shortcuts(
         base = with_fields(base, keep_float=tuple(keep_float))
     if range_search is not None:
         base = with_fields(base, range_search=range_search)
-    return base if base.keep_float is not None else with_fields(base, keep_float=KEEP_FLOAT)
+    return base if base.keep_float is not None else with_fields(base, keep_float=denoisers_of(model).keep_float)
 
 
 def _present(model: nn.Module) -> Base | None:

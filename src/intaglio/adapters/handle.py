@@ -10,12 +10,14 @@ from torch import nn
 
 from intaglio.adapters.file import Header, read_header, read_tensors, write_file
 from intaglio.errors import CannotMerge, Problems, UserError, WrongBase
+from intaglio.families.registry import denoisers_of
 from intaglio.layers import frozen
 from intaglio.layers.integer_path import remove_integer_path
 from intaglio.layers.kinds import MergeableLayer
 from intaglio.layers.low_rank import LowRankLayer
 from intaglio.layers.names import adapter_layers, find_layers, replace
 from intaglio.layers.quantize_model import base_hash, base_record, hold_float_weights, set_base_record
+from intaglio.layers.timesteps import TimestepContext
 from intaglio.methods.registry import method_options
 from intaglio.methods.settle import Settled
 
@@ -30,10 +32,13 @@ class Adapter:
         targets: list[str] | None,
         layers: list[str],
         remove_hook: Callable[[], None] | None,
+        times: TimestepContext | None = None,
     ) -> None:
         self.model, self.settled, self.targets, self.layers = model, settled, targets, layers
         self.method = settled.method
         self._remove_hook = remove_hook
+        self.times = times or TimestepContext()
+        """A training loop says here which noise levels it draws."""
         self._base_hash: str | None = None
         self._unpacked = False
 
@@ -58,14 +63,13 @@ class Adapter:
 
     def header(self) -> Header:
         """What an adapter file says of itself."""
-        name = type(self.model).__name__
         return Header(
             method=self.method.name,
             options=method_options(self.method),
             targets=self.targets,
             layers=self.layers,
-            component="unet" if "UNet" in name else "transformer",
-            model_class=name,
+            component=denoisers_of(self.model).component,
+            model_class=type(self.model).__name__,
             base=base_record(self.model),
             base_hash=self.base_hash,
         )

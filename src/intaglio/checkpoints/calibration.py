@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.frozen import with_weight
 from intaglio.layers.geometry import geometry_of
-from intaglio.layers.names import KEEP_FLOAT, replace
+from intaglio.layers.names import replace
 from intaglio.layers.patches import channels_last_rows, unfold
 from intaglio.layers.quantize_model import BaseRecord, layers_to_quantize, set_base_record
 from intaglio.quantizers.formats import parse_format
@@ -56,10 +57,11 @@ def quantize_by_outputs(
     grams: dict[str, Tensor],
     format: str,
     search: RangeSearch = "mse",
-    keep_float: Sequence[str] = KEEP_FLOAT,
+    keep_float: Sequence[str] | None = None,
 ) -> None:
     """Quantize a float denoiser in place, each layer for its own inputs. All layers that are quantized need a Gram
     matrix. The base differs from the one that `range_search` alone gives, and so does its hash: ship its folder."""
+    keep_float = denoisers_of(denoiser).keep_float if keep_float is None else keep_float
     record = BaseRecord(parse_format(format).name, search, tuple(keep_float))
     for name in layers_to_quantize(denoiser, keep_float):
         layer: nn.Linear | nn.Conv2d = denoiser.get_submodule(name)  # type: ignore[assignment]

@@ -62,7 +62,7 @@ class IntaglioQuantizer(DiffusersQuantizer):
         if self._keys is None:  # a single file: diffusers takes every one for quantized
             self._keys = set(state_dict or ())
             self.pre_quantized = any(key.endswith(".qdata") for key in self._keys)
-        self._names = set(layers_to_quantize(model, self.quantization_config.keep_float))
+        self._names = set(layers_to_quantize(model, self.quantization_config.settle(model)))
         for name in self._names if self.pre_quantized else ():
             layer: Any = model.get_submodule(name)
             replace(model, name, skeleton(layer, self._format, f"{name}.input_scale" in self._keys))

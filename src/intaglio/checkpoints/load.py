@@ -16,24 +16,12 @@ from torch import nn
 from intaglio.checkpoints.inspect import DENOISERS, ModelInfo, embedded_base, inspect_model
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.errors import UserError
-from intaglio.layers.names import KEEP_FLOAT
-from intaglio.layers.quantize_model import BaseRecord, quantize_model
+from intaglio.families.registry import families
+from intaglio.layers.quantize_model import quantize_model
 from intaglio.quantizers.base import Base, RangeSearch
 from intaglio.quantizers.formats import parse_format
 
 __all__ = ["denoiser_of", "embedded_base", "inspect_model", "load_pipeline"]
-
-_SINGLE_FILES = {
-    "v1": "StableDiffusionPipeline",
-    "v2": "StableDiffusionPipeline",
-    "xl_base": "StableDiffusionXLPipeline",
-    "sd3": "StableDiffusion3Pipeline",
-    "sd35_large": "StableDiffusion3Pipeline",
-    "sd35_medium": "StableDiffusion3Pipeline",
-    "flux-dev": "FluxPipeline",
-    "flux-schnell": "FluxPipeline",
-}
-"""diffusers' own name for what a single file holds -> the pipeline for it."""
 
 LOADING_ERRORS = (OSError, ValueError, SafetensorError)
 """What diffusers and transformers raise for a folder that is not what it should be."""
@@ -56,7 +44,7 @@ def load_pipeline(
     torch_dtype: torch.dtype | None = None,
     quantize_to: Base | str | None = None,
     range_search: RangeSearch = "mse",
-    keep_float: Sequence[str] = KEEP_FLOAT,
+    keep_float: Sequence[str] | None = None,
     single_file_config: str | None = None,
     **options: Any,
 ) -> Any:
@@ -69,7 +57,8 @@ def load_pipeline(
         torch_dtype: of everything that is not quantized; None means float32. The integers do not depend on it.
         quantize_to: quantize a float denoiser to this format, or as this `Base` says, while it is read, so
             that no float copy of it is held.
-        range_search, keep_float: how `quantize_to` quantizes where it is a format's name.
+        range_search, keep_float: how `quantize_to` quantizes where it is a format's name; no `keep_float`: the
+            family's.
         single_file_config: Hub id or folder of the pipeline that a single file belongs to; None lets diffusers guess.
         options: passed on to `from_pretrained`, for example `device_map`.
 
@@ -78,7 +67,7 @@ def load_pipeline(
     """
     info = inspect_model(name_or_path, revision=revision)
     if isinstance(quantize_to, str):
-        quantize_to = Base(quantize_to, range_search, tuple(keep_float))
+        quantize_to = Base(quantize_to, range_search, None if keep_float is None else tuple(keep_float))
     config = None if quantize_to is None else IntaglioConfig.of(quantize_to)
     if config is not None and info.format is not None:
         if parse_format(config.format) != parse_format(info.format):
@@ -120,11 +109,14 @@ def _load_single_file(
 
     path = Path(info.source).expanduser()
     kind = infer_diffusers_model_type(load_file(path))
-    if kind not in _SINGLE_FILES:
-        raise UserError(f"{path}: diffusers takes it for {kind!r}; expected one of {', '.join(_SINGLE_FILES)}")
+    known = {kind: name for family in families() for kind, name in family.single_files.items()}
+    if kind not in known:
+        raise UserError(f"{path}: diffusers takes it for {kind!r}; expected one of {', '.join(sorted(known))}")
     if single_file_config is not None:
         options["config"] = single_file_config
-    pipeline = getattr(diffusers, _SINGLE_FILES[kind]).from_single_file(str(path), **options)
+    pipeline = getattr(diffusers, known[kind]).from_single_file(str(path), **options)
     if config is not None:
-        quantize_model(denoiser_of(pipeline)[1], BaseRecord(config.format, config.range_search, config.keep_float))
+        denoiser = denoiser_of(pipeline)[1]
+        config.settle(denoiser)
+        quantize_model(denoiser, config.record)
     return pipeline

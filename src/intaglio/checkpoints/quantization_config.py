@@ -13,7 +13,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import nn
 
 from intaglio.errors import Problems, UnknownChoice, UserError
-from intaglio.layers.names import KEEP_FLOAT
+from intaglio.families.registry import denoisers_of
 from intaglio.layers.quantize_model import BaseRecord, set_base_record
 from intaglio.layers.quantize_model import base_hash as hash_of
 from intaglio.quantizers.base import Base
@@ -31,7 +31,7 @@ class IntaglioConfig(QuantizationConfigMixin):
     Args:
         format: "int8", "int4", "nf4", with "_g<size>" for groups and "_asym" for zero points.
         range_search: "absmax", "percentile" or "mse".
-        keep_float: starts of the names of layers that stay float.
+        keep_float: starts of the names of layers that stay float; None: those of the model's family.
         base_hash: `layers.quantize_model.base_hash` of the result. Found by quantizing; verified when loaded.
 
     Raises:
@@ -42,7 +42,7 @@ class IntaglioConfig(QuantizationConfigMixin):
         self,
         format: str = "int4",
         range_search: RangeSearch = "mse",
-        keep_float: Sequence[str] = KEEP_FLOAT,
+        keep_float: Sequence[str] | None = None,
         base_hash: str | None = None,
         quant_method: str = "intaglio",
         **unknown: Any,
@@ -56,12 +56,14 @@ class IntaglioConfig(QuantizationConfigMixin):
             problems.append(str(error))
         if range_search not in RANGE_SEARCHES:
             problems.append(str(UnknownChoice("range_search", range_search, RANGE_SEARCHES)))
-        if isinstance(keep_float, str) or not all(isinstance(name, str) for name in keep_float):
+        names = () if keep_float is None else keep_float
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             problems.append(f"keep_float {keep_float!r}; expected a list of names, for example ['conv_in', 'conv_out']")
         if problems:
             raise Problems("quantization_config", problems)
         self.quant_method = Method.INTAGLIO  # pyright: ignore[reportAttributeAccessIssue]
-        self.format, self.keep_float = format, tuple(keep_float)
+        self.format = format
+        self.keep_float = None if keep_float is None else tuple(keep_float)
         self.range_search: RangeSearch = range_search
         self.progress: Callable[[int, int], None] | None = None
         """Called with (weights quantized, weights in all) while a float checkpoint is read. Not saved."""
@@ -71,11 +73,17 @@ class IntaglioConfig(QuantizationConfigMixin):
     @classmethod
     def of(cls, base: Base) -> IntaglioConfig:
         """That of a base; what it leaves open takes the defaults."""
-        return cls(base.format or "int4", base.range_search, KEEP_FLOAT if base.keep_float is None else base.keep_float)
+        return cls(base.format or "int4", base.range_search, base.keep_float)
 
     @property
     def record(self) -> BaseRecord:
-        return BaseRecord(self.format, self.range_search, self.keep_float)
+        return BaseRecord(self.format, self.range_search, self.keep_float or ())
+
+    def settle(self, model: nn.Module) -> tuple[str, ...]:
+        """What stays float in this model: from now on `keep_float` says it."""
+        if self.keep_float is None:
+            self.keep_float = denoisers_of(model).keep_float
+        return self.keep_float
 
     @property
     def base_hash(self) -> str | None:
@@ -93,7 +101,7 @@ class IntaglioConfig(QuantizationConfigMixin):
             "quant_method": self.quant_method.value,
             "format": self.format,
             "range_search": self.range_search,
-            "keep_float": list(self.keep_float),
+            "keep_float": None if self.keep_float is None else list(self.keep_float),
             "base_hash": self.base_hash,
         }
 
@@ -118,6 +126,7 @@ class IntaglioConfig(QuantizationConfigMixin):
 
 def describe(model: Any, config: IntaglioConfig) -> None:
     """Note that the diffusers `model` is quantized as `config` says, for `attach` and for saving."""
+    config.settle(model)
     config.follow(model)
     set_base_record(model, config.record)
     model.register_to_config(quantization_config=config)

@@ -25,7 +25,7 @@ from intaglio.checkpoints.quantization_config import IntaglioConfig, describe
 from intaglio.errors import UserError
 from intaglio.files import new_folder
 from intaglio.layers.frozen import QuantizedLayer
-from intaglio.layers.names import KEEP_FLOAT, find_layers
+from intaglio.layers.names import find_layers
 from intaglio.layers.quantize_model import base_hash, base_record
 from intaglio.quantizers.ranges import RangeSearch
 
@@ -61,7 +61,7 @@ def quantize_pipeline(
     *,
     format: str = "int4",
     range_search: RangeSearch = "mse",
-    keep_float: Sequence[str] = KEEP_FLOAT,
+    keep_float: Sequence[str] | None = None,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
     variant: str | None = None,

@@ -51,7 +51,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     if method is not None:
         _check_method(method, METHODS)
 
-    from intaglio.checkpoints.load import load_pipeline
+    from intaglio.checkpoints.load import denoiser_of, load_pipeline
     from intaglio.checkpoints.quantize import quantize_pipeline
     from intaglio.metrics.encoders import load_encoder
     from intaglio.metrics.subject import sample_cat
@@ -88,7 +88,7 @@ def command(method: str | None, max_train_steps: int, learning_rate: float | Non
     from intaglio.adapters.attach import load_adapter
 
     pipeline = load_pipeline(out / "base")
-    load_adapter(pipeline.unet, out / "adapter")
+    load_adapter(denoiser_of(pipeline)[1], out / "adapter")
     after = _draw(pipeline, task, seed, out / "after.png", f"after: {max_train_steps} steps of {summary.method}")
 
     likeness = {encoder.name: _likeness(task, before, after, encoder) for encoder in encoders}

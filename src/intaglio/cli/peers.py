@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,7 +64,9 @@ def quanto(unet: nn.Module) -> list[nn.Parameter]:
     """Every Linear and Conv2d in INT8, products in bfloat16."""
     from optimum.quanto import freeze, qint8, quantize  # type: ignore[import-not-found]
 
-    quantize(unet, weights=qint8, exclude=[f"{k}*" for k in _kept()])
+    from intaglio.families.registry import denoisers_of
+
+    quantize(unet, weights=qint8, exclude=[f"{k}*" for k in denoisers_of(unet).keep_float])
     freeze(unet)
     return lora(unet)
 
@@ -89,13 +90,14 @@ def official_tuneqdm(unet: nn.Module, intervals: int = 4) -> list[nn.Parameter]:
     forward pass of every layer; one interval serves the whole batch and all of them are trained.
     """
 
+    from intaglio.families.registry import denoisers_of
     from intaglio.layers.names import find_layers, is_kept
 
     unet.requires_grad_(False)
     interval = [0]
     scales = []
     for name, layer in list(find_layers(unet)):
-        if is_kept(name, _kept()):
+        if is_kept(name, denoisers_of(unet).keep_float):
             continue
         scaled = _official_layer(layer, intervals, interval)
         scales += [scaled.output_scale, scaled.input_scale]
@@ -141,19 +143,15 @@ def _official_layer(layer: nn.Linear | nn.Conv2d, intervals: int, interval: list
     return scaled
 
 
-def _kept() -> Sequence[str]:
-    from intaglio.layers.names import KEEP_FLOAT
-
-    return KEEP_FLOAT
-
-
 def _linears(unet: nn.Module) -> list[tuple[str, nn.Linear]]:
     from torch import nn
 
+    from intaglio.families.registry import denoisers_of
     from intaglio.layers.names import is_kept
 
+    kept = denoisers_of(unet).keep_float
     found = [(name, m) for name, m in unet.named_modules() if isinstance(m, nn.Linear)]
-    return [(name, m) for name, m in found if not is_kept(name, _kept())]
+    return [(name, m) for name, m in found if not is_kept(name, kept)]
 
 
 def _put(unet: nn.Module, name: str, module: nn.Module) -> None:

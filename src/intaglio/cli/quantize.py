@@ -54,7 +54,6 @@ def command(
     from rich.progress import Progress
 
     from intaglio.checkpoints.quantize import quantize_pipeline
-    from intaglio.layers.names import KEEP_FLOAT
     from intaglio.training.summary import human_bytes
 
     quiet_libraries()
@@ -65,7 +64,7 @@ def command(
             out,
             format=format_name,
             range_search=range_search,  # pyright: ignore[reportArgumentType]
-            keep_float=keep_float or KEEP_FLOAT,
+            keep_float=keep_float or None,
             revision=revision,
             variant=variant,
             overwrite=overwrite,

@@ -23,7 +23,7 @@ No weights are loaded: a step depends on shapes alone. To record a step of a rea
 @click.command(name="trace", context_settings=SETTINGS, epilog=EPILOG)
 @click.option("--pretrained_model_name_or_path", "source", help="Hub id or folder; only its JSON files are read")
 @click.option("--revision", help="branch, tag or commit of a Hub id")
-@click.option("--shapes", help="instead of a model: sd15, sdxl, sd3, flux or pixart")
+@click.option("--shapes", help="instead of a model: a published one, e.g. sd15, sdxl, sd3 or flux")
 @click.option("--method", default="lora", show_default=True, help="what is trained, as in `intaglio train`")
 @click.option("--base", help="format of the frozen weights, e.g. int8, int4, nf4")
 @click.option("--rank", type=int, help="rank of the low-rank pairs")
@@ -90,7 +90,7 @@ def record_shape(
 
     from intaglio.adapters.attach import attach
     from intaglio.checkpoints.shapes import empty_denoiser, empty_inputs
-    from intaglio.layers.names import KEEP_FLOAT
+    from intaglio.families.registry import denoisers_of
     from intaglio.methods.registry import build_method
     from intaglio.methods.settle import settle
     from intaglio.quantizers.base import Base
@@ -98,7 +98,7 @@ def record_shape(
 
     given = {"rank": rank, "alpha": lora_alpha, "num_intervals": num_intervals}
     built = build_method(method, {key: value for key, value in given.items() if value is not None})
-    keep = keep_float or KEEP_FLOAT
+    keep = keep_float or denoisers_of(shape.denoiser_class).keep_float
     asked = Base(base, "absmax", keep)
     settled = settle(built, base=asked, compute=compute, present=shape.format, device="meta", source=shape.name)
     denoiser = empty_denoiser(shape, None if settled.base is None else settled.base.format, keep)

@@ -22,7 +22,8 @@ from intaglio.data.transforms import Cut, PhotoTransform
 logger = logging.getLogger(__name__)
 
 EncodeText = Callable[[list[str]], Mapping[str, Tensor]]  # B captions -> named tensors, each (B, ...)
-EncodeImages = Callable[[Tensor], tuple[Tensor, Tensor]]  # (B, 3, H, W) in [-1, 1] -> mean, log-variance (B, C, h, w)
+EncodeImages = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""(B, 3, H, W) in [-1, 1] -> mean, log-variance (B, C, h, w); no log-variance of an encoder without a spread."""
 
 
 class TextCache:
@@ -54,12 +55,14 @@ class Posterior:
     """The VAE's Gaussian over the latent of one picture; tensors (C, h, w) float32 on the CPU, not scaled."""
 
     mean: Tensor
-    logvar: Tensor
+    logvar: Tensor | None
     original_size: tuple[int, int]  # height, width
     crop_top_left: tuple[int, int]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw a latent (C, h, w); the log-variance is clamped to [-30, 20] as diffusers does."""
+        if self.logvar is None:
+            return self.mean
         noise = torch.randn(self.mean.shape, generator=generator)
         return self.mean + torch.exp(0.5 * self.logvar.clamp(-30, 20)) * noise
 
@@ -120,16 +123,20 @@ class LatentCache:
     @torch.no_grad()
     def _groups(self, cuts: list[Cut]) -> list[dict[str, Tensor]]:
         means, logvars = self._encode(torch.stack([cut.pixels for cut in cuts]))
-        means, logvars = means.to("cpu", torch.float32), logvars.to("cpu", torch.float32)
+        made = {"mean": means} if logvars is None else {"mean": means, "logvar": logvars}
+        made = {name: tensor.to("cpu", torch.float32) for name, tensor in made.items()}
         return [
-            {"mean": mean, "logvar": logvar, "cut": torch.tensor([*cut.original_size, *cut.crop_top_left])}
-            for mean, logvar, cut in zip(means, logvars, cuts, strict=True)
+            {**{name: tensor[i] for name, tensor in made.items()}, "cut": _numbers(cut)} for i, cut in enumerate(cuts)
         ]
 
 
 def _posterior(group: dict[str, Tensor]) -> Posterior:
     height, width, top, left = group["cut"].tolist()
-    return Posterior(group["mean"], group["logvar"], (height, width), (top, left))
+    return Posterior(group["mean"], group.get("logvar"), (height, width), (top, left))
+
+
+def _numbers(cut: Cut) -> Tensor:
+    return torch.tensor([*cut.original_size, *cut.crop_top_left])
 
 
 def _digest(caption: str) -> str:

@@ -1,68 +1,58 @@
-"""Forward process, target and weight of the loss, for a scheduler of diffusers.
+"""What is trained, as equations over t in [0, 1]: epsilon, v, sample and flow are a file each.
 
-Epsilon (Ho et al. 2020), v (Salimans and Ho 2022) and sample prediction; min-SNR weights (Hang et al. 2023).
+x_t = signal(t) x_0 + noise(t) e;   loss = weight(t) | prediction - target(x_0, e, t) |^2
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from intaglio.errors import UserError
-
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+WeightingScheme = Literal["none", "sigma_sqrt", "logit_normal", "mode", "cosmap"]
 
 
-def check_scheduler(scheduler: Any) -> None:
-    """Refuse what is not trained yet: flow matching, and schedulers without a forward process on integer timesteps."""
-    kind = getattr(scheduler.config, "prediction_type", None)
-    if kind not in PREDICTION_TYPES or not hasattr(scheduler, "alphas_cumprod"):
-        raise UserError(
-            f"{type(scheduler).__name__} (prediction_type {kind!r}) cannot be trained yet; expected a scheduler with "
-            f"{', '.join(PREDICTION_TYPES)} prediction, as Stable Diffusion 1.x, 2.x and XL have"
-        )
+class Objective(Protocol):
+    """Times are float64 (B,) on the CPU; latents and noise (B, ...) of any float dtype on any device."""
+
+    name: ClassVar[str]
+
+    def draw(self, generator: torch.Generator) -> float:
+        """The time of one sample, from the generator of its step and place."""
+        ...
+
+    def times(self, u: Tensor) -> Tensor:
+        """Numbers u in [0, 1), evenly spread -> times of the distribution that `draw` draws from: its quantiles."""
+        ...
+
+    def corrupt(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t, of the shape and dtype of `x0`."""
+        ...
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser should answer, of the shape of `x0`."""
+        ...
+
+    def weight(self, t: Tensor) -> Tensor:
+        """float32 (B,), on the CPU."""
+        ...
+
+    def model_time(self, t: Tensor) -> Tensor:
+        """What the denoiser is called with, (B,) on the CPU."""
+        ...
 
 
-def training_scheduler(scheduler: Any) -> Any:
-    """A DDPM scheduler with the noise schedule of `scheduler`: what training uses, whatever sampling uses."""
-    from diffusers import DDPMScheduler
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """What a run may say about its objective, under the names of diffusers' scripts; None is the family's default."""
 
-    check_scheduler(scheduler)
-    return DDPMScheduler.from_config(scheduler.config)
-
-
-def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """`x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise`; latents (B, C, h, w), timesteps int64 (B,)."""
-    return scheduler.add_noise(latents, noise, timesteps)
-
-
-def target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the denoiser should answer, of the shape of `latents`."""
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return noise
-    return latents if kind == "sample" else scheduler.get_velocity(latents, noise, timesteps)
-
-
-def signal_to_noise(scheduler: Any, timesteps: Tensor) -> Tensor:
-    """SNR = alpha_bar / (1 - alpha_bar), float32 (B,)."""
-    alpha_bar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
-    return alpha_bar / (1 - alpha_bar)
-
-
-def loss_weights(scheduler: Any, timesteps: Tensor, snr_gamma: float | None) -> Tensor:
-    """Min-SNR weight of each sample, float32 (B,); ones when `snr_gamma` is None.
-
-    With x_0 prediction the weight is min(SNR, gamma); the other targets divide by what their error is multiplied with:
-    SNR for epsilon, SNR + 1 for v.
-    """
-    if snr_gamma is None:
-        return torch.ones(timesteps.shape, device=timesteps.device)
-    snr = signal_to_noise(scheduler, timesteps)
-    weight = snr.clamp(max=snr_gamma)
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return weight / snr.clamp(min=1e-8)
-    return weight if kind == "sample" else weight / (snr + 1)
+    snr_gamma: float | None = None
+    """Min-SNR weights; DDPM objectives alone."""
+    weighting_scheme: WeightingScheme | None = None
+    logit_mean: float | None = None
+    logit_std: float | None = None
+    mode_scale: float | None = None
+    timestep_shift: str | float | None = None
+    """"none", "static" or "dynamic" (both from the scheduler's configuration), or the factor itself."""

@@ -9,28 +9,6 @@ from torch import nn
 from intaglio.errors import NoMatch
 from intaglio.layers.kinds import AdapterLayer
 
-KEEP_FLOAT = (
-    "conv_in",
-    "conv_out",
-    "time_embedding",
-    "add_embedding",
-    "class_embedding",
-    "time_text_embed",
-    "time_proj",
-    "pos_embed",
-    "x_embedder",
-    "context_embedder",
-    "caption_projection",
-    "norm_out",
-    "proj_out",
-)
-"""First components of names that stay float by default: the layers next to the pixels and the conditioning.
-
-They hold under 1 % of the weights of a Stable Diffusion U-Net, every other layer depends on them, and their inputs
-(latents, timestep features) have the widest ranges. `proj_out` is the last layer of a transformer; a U-Net's inner
-`attentions.*.proj_out` does not start a name, so it is quantized.
-"""
-
 
 def find_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     """Names and modules of all Linear and Conv2d layers, float or quantized, outside and inside of adapters.

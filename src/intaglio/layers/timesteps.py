@@ -7,7 +7,8 @@ numbers and leaves them in a context that the layers share.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +17,14 @@ from torch import Tensor, nn
 
 from intaglio.errors import UserError
 
-UNIT_RANGE_MODELS = ("FluxTransformer2DModel", "ChromaTransformer2DModel", "Flux2Transformer2DModel")
-"""Denoisers whose pipelines pass timestep / 1000; all others are called with 0..1000."""
+SLACK = 2.0**-20
+"""Added to t before an interval is taken: a border is one interval's in every convention, though float32 rounds
+750 / 1000 and 1 - 0.25 each in its own way. Less than the distance of two of DDPM's steps."""
 
 
-def timestep_range(model: nn.Module) -> float:
-    """T of the model's convention: timesteps lie in [0, T]."""
-    return 1.0 if type(model).__name__ in UNIT_RANGE_MODELS else 1000.0
-
-
-def interval_of(timestep: Tensor, num_intervals: int, range_: float) -> Tensor:
-    """`min(N - 1, floor(t N / T))`, int64, of the shape of `timestep`. Flow schedulers start at t = T."""
-    return (timestep.double() * num_intervals / range_).floor().long().clamp(0, num_intervals - 1)
+def interval_of(t: Tensor, num_intervals: int) -> Tensor:
+    """`min(N - 1, floor(N t))`, int64, of the shape of `t` in [0, 1]. Flow schedulers start at t = 1."""
+    return ((t.double() + SLACK) * num_intervals).floor().long().clamp(0, num_intervals - 1)
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Selection:
     rows: Tensor
     """int64 (B,): for each sample the position of its interval in `touched`."""
     fraction: Tensor | None = None
-    """float64 (B,): timestep / T in [0, 1], for what varies within an interval."""
+    """float64 (B,): t in [0, 1], for what varies within an interval."""
 
     def for_batch(self, batch: int) -> Tensor:
         """`rows` for a layer that sees `batch` rows: a multiple of B where frames are folded in."""
@@ -53,20 +50,32 @@ class Selection:
         return self.rows.repeat_interleave(batch // len(self.rows))
 
 
-def select(timestep: Tensor, num_intervals: int, range_: float) -> Selection:
-    """The intervals of timesteps (B,). On the meta device, without values, samples are spread over the intervals."""
-    if timestep.is_meta:
-        touched = min(len(timestep), num_intervals)
-        return Selection(tuple(range(touched)), torch.arange(len(timestep), device="meta") % touched)
-    touched, rows = interval_of(timestep, num_intervals, range_).unique(return_inverse=True)
-    return Selection(tuple(touched.tolist()), rows, (timestep.double() / range_).clamp(0, 1))
+def select(t: Tensor, num_intervals: int) -> Selection:
+    """The intervals of times (B,). On the meta device, without values, samples are spread over the intervals."""
+    if t.is_meta:
+        touched = min(len(t), num_intervals)
+        return Selection(tuple(range(touched)), torch.arange(len(t), device="meta") % touched)
+    touched, rows = interval_of(t, num_intervals).unique(return_inverse=True)
+    return Selection(tuple(touched.tolist()), rows, t.double())
 
 
 class TimestepContext:
-    """Shared by the timestep layers of one denoiser."""
+    """What the trainable layers of one denoiser learn of it, shared with the loop that trains it."""
 
-    def __init__(self) -> None:
+    def __init__(self, attention_targets: tuple[str, ...] = ()) -> None:
+        self.attention_targets = attention_targets
+        """Ends of the names of its projections of attention."""
         self.selection: Selection | None = None
+        self.t: Tensor | None = None
+
+    @contextmanager
+    def at(self, t: Tensor) -> Iterator[None]:
+        """Within, calls of the denoiser are of these times, float64 (B,) in [0, 1], whatever it is called with."""
+        before, self.t = self.t, t
+        try:
+            yield
+        finally:
+            self.t = before
 
     def current(self) -> Selection:
         if self.selection is None:
@@ -77,10 +86,20 @@ class TimestepContext:
         return self.selection
 
 
-def install_hook(model: nn.Module, context: TimestepContext, num_intervals: int, range_: float) -> Callable[[], None]:
-    """Make every call of `model` set the context. Returns the function that takes the hook off again."""
+NAMES = ("timestep", "timesteps", "t")
+"""What the denoisers of diffusers call their time."""
+
+
+def install_hook(
+    model: nn.Module, context: TimestepContext, num_intervals: int, from_model: Callable[[Tensor], Tensor]
+) -> Callable[[], None]:
+    """Make every call of `model` set the context. Returns the function that takes the hook off again.
+
+    Args:
+        from_model: what the model is called with, (B,) -> t in [0, 1].
+    """
     signature = inspect.signature(type(model).forward)
-    name = next((n for n in ("timestep", "timesteps") if n in signature.parameters), None)
+    name = next((n for n in NAMES if n in signature.parameters), None)
     if name is None:
         raise UserError(
             f"{type(model).__name__}.forward takes no timestep, so its scales cannot depend on one; use num_intervals=1"
@@ -88,16 +107,26 @@ def install_hook(model: nn.Module, context: TimestepContext, num_intervals: int,
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = signature.bind_partial(module, *args, **kwargs).arguments
-        timestep = bound[name]
-        sample = next(v for k, v in bound.items() if isinstance(v, Tensor) and v.ndim > 1 and k != name)
-        timestep = torch.as_tensor(timestep, device=sample.device)
-        if timestep.ndim == 0 or len(timestep) == 1:
-            timestep = timestep.reshape(1).expand(len(sample))
-        context.selection = select(timestep, num_intervals, range_)
+        batch, device = _batch_of(v for k, v in bound.items() if k != name)
+        t = context.t
+        if t is None:
+            told = torch.as_tensor(bound[name], device=device)
+            t = from_model(told.reshape(1).expand(batch) if told.numel() == 1 else told)
+        context.selection = select(t.to(device), num_intervals)
         _remember_in_checkpoints(module, context)
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
     return handle.remove
+
+
+def _batch_of(values: Iterator[Any]) -> tuple[int, torch.device]:
+    """Samples and device of a call: of its first tensor with more than one axis, or list of tensors."""
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim > 1:
+            return len(value), value.device
+        if isinstance(value, list) and value and isinstance(value[0], Tensor):
+            return len(value), value[0].device
+    raise UserError("the denoiser was called without a tensor of samples, so its scales cannot depend on their time")
 
 
 def _remember_in_checkpoints(model: nn.Module, context: TimestepContext) -> None:

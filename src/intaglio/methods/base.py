@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from intaglio.layers.timesteps import TimestepContext
     from intaglio.quantizers.formats import Format
 
-ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""The projections of attention: what LoRA trains by default (q, k, v, out)."""
+ATTENTION_TARGETS = ("attention",)
+"""The projections of attention, whose names a model's family knows: what LoRA trains by default."""
 
 Rank = Annotated[int, Field(ge=1, le=16384)]
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -44,7 +44,7 @@ class Method(ABC):
     needs_base: ClassVar[bool]
     """Whether the base is quantized."""
     default_targets: ClassVar[tuple[str, ...] | None]
-    """What is trained by default: suffixes of names, or None for every Linear and Conv2d."""
+    """What is trained by default: suffixes of names, "attention" for the family's, None for every Linear and Conv2d."""
     trains_rest: ClassVar[bool] = False
     """Whether norms, embeddings and the like are trained too."""
     default_base: ClassVar[str] = "int4"
@@ -54,7 +54,7 @@ class Method(ABC):
     learning_rate: ClassVar[float]
     """A default that gives a good result with AdamW."""
 
-    def check_base(self, format: Format) -> None:
+    def check_base(self, format: Format) -> None:  # noqa: B027, most methods take every format
         """Raise `UserError` for a format that this method cannot train over."""
 
     def attention_in_integers(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from intaglio.methods.base import ATTENTION_TARGETS, Alpha, Method, Rank, method
+from intaglio.methods.base import Alpha, Method, Rank, method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +32,6 @@ class ScaledLora(Method):
         from intaglio.layers.scaled import ScaledLayer
         from intaglio.layers.scaled_low_rank import ScaledLowRankLayer
 
-        if not ends(name, ATTENTION_TARGETS):
+        if not ends(name, context.attention_targets):
             return ScaledLayer(layer, train_input=True)
         return ScaledLowRankLayer(layer, self.rank, self.rank if self.alpha is None else self.alpha)

@@ -90,7 +90,8 @@ def settle(
     device = device or default_device()
     chosen = _method(method, device)
     moved = moved_options(chosen)
-    base = _base(moved.get("base") if base is None else base)
+    base = _base(base)
+    base = with_fields(base, format=base.format or moved.get("base"))
     compute = moved.get("compute", compute) if compute == "auto" else compute
     here = None if present is None else _base(present)
     problems = []

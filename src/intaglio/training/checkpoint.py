@@ -98,8 +98,8 @@ def _asked_checkpoint(recipe: Recipe) -> Path | None:
         found = list_checkpoints(recipe.output.output_dir)
         if not found:
             raise UserError(
-                f"{recipe.output.output_dir}: no checkpoint to resume from; leave out --resume_from_checkpoint to start "
-                "anew"
+                f"{recipe.output.output_dir}: no checkpoint to resume from; "
+                "leave out --resume_from_checkpoint to start anew"
             )
         path = found[-1]
     else:

@@ -16,7 +16,6 @@ from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.training.optimizer import make_optimizer
 from intaglio.training.prepare import DTYPES, plan, prepare
 from intaglio.training.recipe import Recipe
-from intaglio.training.step import batch_loss
 
 ENOUGH_DB = 20.0
 """A product whose noise is under a tenth of its signal."""
@@ -70,10 +69,7 @@ def capture(recipe: Recipe, *, warmup: int, batches: int) -> tuple[dict[str, Int
     def backward(number: int) -> None:
         optimizer.zero_grad()
         batch = job.batches(number).to(torch.device("cpu"), DTYPES[recipe.device.mixed_precision])
-        loss = batch_loss(
-            job.denoiser, job.scheduler, batch, snr_gamma=recipe.steps.snr_gamma, samples=recipe.steps.train_batch_size
-        )
-        loss.backward()
+        job.loss(job.denoiser, batch, samples=recipe.steps.train_batch_size).backward()
 
     for number in range(warmup):
         backward(number)

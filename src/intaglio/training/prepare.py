@@ -6,7 +6,7 @@ Everything that can be wrong with the input is found before anything is loaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,17 +20,18 @@ from intaglio.data.cache import LatentCache, TextCache
 from intaglio.data.photos import Picture
 from intaglio.data.prior import generate_prior_images, missing_prior_images
 from intaglio.data.transforms import PhotoTransform
-from intaglio.diffusion.objective import training_scheduler
+from intaglio.diffusion.objective import ObjectiveOptions
 from intaglio.errors import Problems, UserError, lines_of
-from intaglio.layers.names import KEEP_FLOAT
+from intaglio.families.base import Conditioning, Family
+from intaglio.families.registry import family_of_pipeline
 from intaglio.methods.base import Method
 from intaglio.methods.registry import build_method, method_options
 from intaglio.methods.settle import Settled, default_device, default_method_name, settle
 from intaglio.quantizers.base import Base
 from intaglio.runtime.memory import return_memory
-from intaglio.training import conditioning
 from intaglio.training.batches import Batches, Source
 from intaglio.training.recipe import Recipe
+from intaglio.training.step import Loss
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -57,9 +58,10 @@ class Job:
     pipeline: Any
     denoiser: nn.Module
     adapter: Adapter
-    scheduler: Any
+    family: Family
+    loss: Loss
     batches: Batches
-    validation: list[dict[str, torch.Tensor]]
+    validation: list[Conditioning]
     """Embeddings of each validation prompt, and of the empty one."""
 
 
@@ -74,7 +76,8 @@ def plan(recipe: Recipe, world_size: int = 1, device: torch.device | str | None 
     photos: Sequence[Picture] = []
     try:
         model = inspect_model(recipe.model.pretrained_model_name_or_path, revision=recipe.model.revision)
-        conditioning.check_pipeline(model.pipeline_class, model.denoiser_class)
+        if model.pipeline_class is not None:  # a single file is known only once it is loaded
+            family_of_pipeline(model.pipeline_class)
     except UserError as error:
         problems += lines_of(error)
     try:
@@ -101,7 +104,7 @@ def settle_recipe(recipe: Recipe, present: str | None, device: torch.device | st
     base = recipe.base
     return settle(
         build_method(recipe.method.name or default_method_name(device), recipe.method.options),
-        base=Base(base.format, base.range_search, base.keep_float or KEEP_FLOAT),
+        base=Base(base.format, base.range_search, base.keep_float),
         compute="float" if recipe.device.unpack_base and recipe.device.compute == "auto" else recipe.device.compute,
         present=present,
         device=device,
@@ -157,23 +160,20 @@ def prepare(plan: Plan, device: torch.device, rank: int, world_size: int) -> Job
         torch_dtype=dtype,
         quantize_to=None if base is None or plan.model.format is not None else base,
     )
-    conditioning.check_pipeline(type(pipeline).__name__, None)
+    family = family_of_pipeline(type(pipeline).__name__)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
-    scheduler = training_scheduler(pipeline.scheduler)
     denoiser: Any = denoiser_of(pipeline)[1]
-    resolution = recipe.data.resolution or int(denoiser.config.sample_size * pipeline.vae_scale_factor)
+    resolution = recipe.data.resolution or family.resolution(pipeline)
+    family.check_side(pipeline, resolution)
+    objective = family.objective(pipeline, objective_options(recipe), resolution)
 
-    sources = [_source(recipe, pipeline, plan.photos, "photos", 1.0, resolution)]
+    sources = [_source(recipe, pipeline, family, plan.photos, "photos", 1.0, resolution)]
     if recipe.data.with_prior_preservation:
-        sources.append(_prior_source(recipe, pipeline, resolution, rank))
-    validation = [
-        {"prompt_embeds": v["prompt_embeds"], **{k: t for k, t in v.items() if k != "prompt_embeds"}}
-        for v in (conditioning.encode_text(pipeline, [p]) for p in (*recipe.validation.validation_prompt, ""))
-    ]
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(pipeline, name, None) is not None:
-            setattr(pipeline, name, None)
+        sources.append(_prior_source(recipe, pipeline, family, resolution, rank))
+    validation = [family.encode_text(pipeline, [p]) for p in (*recipe.validation.validation_prompt, "")]
+    for name in [n for n in pipeline.components if n.startswith("text_encoder")]:
+        setattr(pipeline, name, None)
     torch.manual_seed(recipe.steps.seed)  # the start of low-rank pairs
     adapter = attach(denoiser, method, targets=recipe.method.targets, compute=plan.settled.compute)
     if recipe.device.unpack_base:
@@ -182,40 +182,48 @@ def prepare(plan: Plan, device: torch.device, rank: int, world_size: int) -> Job
     if recipe.device.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     return_memory()
-    vae = pipeline.vae
     batches = Batches(
         sources,
         seed=recipe.steps.seed,
         batch_size=recipe.steps.train_batch_size,
         resolution=resolution,
-        num_timesteps=scheduler.config.num_train_timesteps,
+        family=family,
+        objective=objective,
+        normalize=lambda latent: family.normalize(pipeline, latent),
         noise_offset=recipe.steps.noise_offset,
-        scale=vae.config.scaling_factor,
-        shift=getattr(vae.config, "shift_factor", None) or 0.0,
         rank=rank,
         world_size=world_size,
     )
-    return Job(pipeline, denoiser, adapter, scheduler, batches, validation)
+    loss = Loss(family, objective, adapter.times, recipe.steps.guidance_scale)
+    return Job(pipeline, denoiser, adapter, family, loss, batches, validation)
+
+
+def objective_options(recipe: Recipe) -> ObjectiveOptions:
+    return ObjectiveOptions(**{field.name: getattr(recipe.steps, field.name) for field in fields(ObjectiveOptions)})
 
 
 def _source(
-    recipe: Recipe, pipeline: Any, photos: Sequence[Picture], name: str, weight: float, resolution: int
+    recipe: Recipe,
+    pipeline: Any,
+    family: Family,
+    photos: Sequence[Picture],
+    name: str,
+    weight: float,
+    resolution: int,
 ) -> Source:
     model_id = recipe.model.pretrained_model_name_or_path
     transform = PhotoTransform(
         resolution=resolution, center_crop=recipe.data.center_crop, random_flip=recipe.data.random_flip
     )
-    text = TextCache(lambda captions: conditioning.encode_text(pipeline, captions), model_id=model_id)
+    text = TextCache(lambda captions: family.encode_text(pipeline, captions), model_id=model_id)
     text.fill([photo.caption for photo in photos])
-    latents = LatentCache(
-        photos, transform, lambda pixels: conditioning.encode_images(pipeline.vae, pixels), model_id=model_id
-    )
+    latents = LatentCache(photos, transform, lambda pixels: family.encode_images(pipeline, pixels), model_id=model_id)
     if recipe.data.cache_latents:
         latents.fill()
     return Source(name, latents, text, weight)
 
 
-def _prior_source(recipe: Recipe, pipeline: Any, resolution: int, rank: int) -> Source:
+def _prior_source(recipe: Recipe, pipeline: Any, family: Family, resolution: int, rank: int) -> Source:
     from intaglio.data.photos import read_folder
 
     assert recipe.data.class_data_dir is not None
@@ -231,4 +239,4 @@ def _prior_source(recipe: Recipe, pipeline: Any, resolution: int, rank: int) -> 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
     photos = read_folder(recipe.data.class_data_dir, prompt=recipe.data.class_prompt)
-    return _source(recipe, pipeline, photos, "class pictures", recipe.data.prior_loss_weight, resolution)
+    return _source(recipe, pipeline, family, photos, "class pictures", recipe.data.prior_loss_weight, resolution)

@@ -139,7 +139,25 @@ class StepsSection(Section):
     gradient_accumulation_steps: int = Field(1, ge=1, le=10**5, description="batches an optimizer step")
     seed: int = Field(0, ge=0, lt=2**63, description="of everything random")
     snr_gamma: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="min-SNR weighting of the loss, e.g. 5.0"
+        None, gt=0, allow_inf_nan=False, description="min-SNR weighting of the loss, e.g. 5.0 (DDPM)"
+    )
+    weighting_scheme: Literal["none", "sigma_sqrt", "logit_normal", "mode", "cosmap"] | None = Field(
+        None, description="how times are drawn and losses weighted (flow matching) [the family's]"
+    )
+    logit_mean: float | None = Field(
+        None, allow_inf_nan=False, description="of weighting_scheme logit_normal (flow matching) [0]"
+    )
+    logit_std: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="of weighting_scheme logit_normal (flow matching) [1]"
+    )
+    mode_scale: float | None = Field(
+        None, allow_inf_nan=False, description="of weighting_scheme mode (flow matching) [1.29]"
+    )
+    timestep_shift: str | None = Field(
+        None, description="none, static, dynamic or a number: how times lean to noise (flow matching) [the scheduler's]"
+    )
+    guidance_scale: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="what a model that is told its guidance is told [the family's]"
     )
     noise_offset: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="strength of an offset of the noise per channel"
@@ -155,7 +173,7 @@ class StepsSection(Section):
 
 class OptimizerSection(Section):
     name: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd", json_schema_extra={"flag": "optimizer"})
-    learning_rate: float | None = Field(None, gt=0, le=100, allow_inf_nan=False, description="[the method's]")
+    learning_rate: float | None = Field(None, gt=0, le=1e4, allow_inf_nan=False, description="[the method's]")
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
         "constant", description="course of the learning rate"
     )

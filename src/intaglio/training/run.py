@@ -25,7 +25,6 @@ from intaglio.training.checkpoint import find_checkpoint, load_checkpoint, save_
 from intaglio.training.optimizer import MovingAverage, learning_rate_factor, make_optimizer
 from intaglio.training.prepare import DTYPES, Job, Plan, plan, prepare
 from intaglio.training.recipe import Recipe
-from intaglio.training.step import batch_loss, mean_loss
 from intaglio.training.summary import Summary, write_card
 from intaglio.training.validation import validate
 
@@ -128,13 +127,7 @@ class _Loop:
             batch = self.job.batches(step * accumulation + micro).to(self.accelerator.device, self.dtype)
             last = micro == accumulation - 1
             with self.accelerator.no_sync(model) if not last else _nothing():
-                loss = batch_loss(
-                    model,
-                    self.job.scheduler,
-                    batch,
-                    snr_gamma=recipe.steps.snr_gamma,
-                    samples=recipe.steps.train_batch_size,
-                )
+                loss = self.job.loss(model, batch, samples=recipe.steps.train_batch_size)
                 scaler.scale(loss / accumulation).backward()
             total += loss.detach() / accumulation
         mean = self.accelerator.reduce(total, "mean")
@@ -195,17 +188,19 @@ class _Loop:
             with torch.autocast(self.accelerator.device.type, self.dtype, enabled=half):
                 validate(
                     self.job.pipeline,
+                    self.job.family,
                     self.job.validation,
                     recipe.validation.validation_prompt,
                     count,
                     recipe.steps.seed,
+                    self.job.batches.resolution,
                     path,
                 )
 
     def _fixed_loss(self) -> float:
         batches = [b.to(self.accelerator.device, self.dtype) for b in self.job.batches.fixed_set(FIXED_SET)]
         with self.accelerator.autocast():
-            return mean_loss(self.job.denoiser, self.job.scheduler, batches)
+            return self.job.loss.mean(self.job.denoiser, batches)
 
     @contextmanager
     def _progress(self, done: int) -> Iterator[Any]:
@@ -258,6 +253,8 @@ class _Loop:
             seconds=seconds,
             device=str(self.accelerator.device),
             versions=_versions(),
+            component=adapter.header().component,
+            resolution=self.job.batches.resolution,
         )
 
 

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from intaglio.diffusion.objective import add_noise, loss_weights, target
+from intaglio.diffusion.objective import Objective
+from intaglio.families.base import Family
+from intaglio.layers.timesteps import TimestepContext
 from intaglio.training.batches import Batch
-from intaglio.training.conditioning import call_denoiser
 
 
-def batch_loss(denoiser: nn.Module, scheduler: Any, batch: Batch, *, snr_gamma: float | None, samples: int) -> Tensor:
-    """Weighted squared error of the prediction.
+@dataclass(frozen=True)
+class Loss:
+    """Weighted squared error of the prediction of one model under one objective."""
 
-    `sum over samples of weight * mean square / samples`, so that class pictures (weight `prior_loss_weight`) add their
-    mean to the mean of the user's photos, as DreamBooth does.
+    family: Family
+    objective: Objective
+    times: TimestepContext
+    """Of the adapter: its layers are told the noise level itself, not what the denoiser is called with."""
+    guidance: float | None = None
 
-    Args:
-        samples: how many of the user's photos the batch holds.
-    """
-    noisy = add_noise(scheduler, batch.latents, batch.noise, batch.timesteps)
-    wanted = target(scheduler, batch.latents, batch.noise, batch.timesteps)
-    predicted = call_denoiser(denoiser, noisy, batch.timesteps, batch.text, batch.time_ids)
-    error = (predicted.float() - wanted.float()).square().flatten(1).mean(1)
-    weights = batch.weights * loss_weights(scheduler, batch.timesteps, snr_gamma)
-    return (error * weights).sum() / samples
+    def __call__(self, denoiser: Any, batch: Batch, *, samples: int, weighted: bool = True) -> Tensor:
+        """`sum over samples of weight * mean square / samples`, so that class pictures (weight `prior_loss_weight`)
+        add their mean to the mean of the user's photos, as DreamBooth does.
 
+        Args:
+            samples: how many of the user's photos the batch holds.
+            weighted: by the objective.
+        """
+        objective, device = self.objective, batch.x0.device
+        noisy = objective.corrupt(batch.x0, batch.noise, batch.t)
+        wanted = objective.target(batch.x0, batch.noise, batch.t)
+        time = objective.model_time(batch.t).to(device)
+        with self.times.at(batch.t):
+            predicted = self.family.predict(denoiser, noisy, time, batch.conditioning, self.guidance)
+        error = (predicted.float() - wanted.float()).square().flatten(1).mean(1)
+        weights = batch.weights * objective.weight(batch.t).to(device) if weighted else batch.weights
+        return (error * weights).sum() / samples
 
-@torch.no_grad()
-def mean_loss(denoiser: nn.Module, scheduler: Any, batches: list[Batch]) -> float:
-    """The unweighted loss over a fixed set."""
-    total, count = 0.0, 0
-    for batch in batches:
-        size = len(batch.latents)
-        total += batch_loss(denoiser, scheduler, batch, snr_gamma=None, samples=1).item()
-        count += size
-    return total / count
+    @torch.no_grad()
+    def mean(self, denoiser: nn.Module, batches: list[Batch]) -> float:
+        """The unweighted loss over a fixed set."""
+        total, count = 0.0, 0
+        for batch in batches:
+            total += self(denoiser, batch, samples=1, weighted=False).item()
+            count += len(batch.x0)
+        return total / count

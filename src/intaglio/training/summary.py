@@ -43,6 +43,10 @@ class Summary:
     """Filled in by commands that measure pictures."""
     encoder: str | None = None
     """What the pictures were measured with."""
+    component: str = "unet"
+    """The pipeline's name for what was trained."""
+    resolution: int | None = None
+    """Side of the training images in pixels."""
 
     def save(self, folder: Path) -> Path:
         path = folder / "summary.json"
@@ -121,7 +125,7 @@ def write_card(folder: Path, summary: Summary) -> None:
         "import intaglio",
         "",
         f"pipe = intaglio.load_pipeline({summary.pretrained_model_name_or_path!r})",
-        f"intaglio.load_adapter(pipe.unet, {summary.output_dir!r})",
+        f"intaglio.load_adapter(pipe.{summary.component}, {summary.output_dir!r})",
         f"pipe({(summary.instance_prompt or 'your prompt')!r}).images[0].save('picture.png')",
         "```",
         "",
