@@ -53,7 +53,7 @@ def defined(layer, x, grad):
     convolution = None
     if isinstance(base, nn.Conv2d):
         shape = base.geometry
-        convolution = step.Convolution(shape.kernel_size, shape.stride, shape.padding, shape.dilation)
+        convolution = shape.window
         x, grad = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
     by_tensor = how.granularity == "tensor"
     input_shape, output_shape = x.shape, grad.shape
