@@ -66,9 +66,10 @@ class Int8Lora(Method):
         from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
         from intaglio.layers.int8_lora.layer import Int8LoraLayer
         from intaglio.layers.low_rank import LowRankLayer
+        from intaglio.layers.names import ends
 
         alpha = self.rank if self.alpha is None else self.alpha
-        is_float = any(name == end or name.endswith("." + end) for end in self.float_layers)
+        is_float = ends(name, self.float_layers)
         if isinstance(layer, QuantizedLayer) and is_float:
             layer.compute = "float"
         if is_float or not isinstance(layer, QuantizedLayer):
