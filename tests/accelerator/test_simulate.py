@@ -75,7 +75,6 @@ def test_a_choice_is_never_slower_than_a_fixed_dataflow(sd15):
 @pytest.mark.parametrize(
     "change",
     [
-        {"array__overlap": "double_buffered"},
         {"array__overlap": "shadow"},
         {"array__partition": "2x2", "schedule__split": True},
         {"schedule__packing": True},

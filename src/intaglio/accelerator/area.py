@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from intaglio.accelerator.constants import Interval, area_constant, area_scale, scaling_uncertainty
+from intaglio.accelerator.dataflow import TWO_REGISTERS
 from intaglio.accelerator.hardware import Array, Hardware
 from intaglio.accelerator.sram import sram_of
 
@@ -42,7 +43,7 @@ def pe_area_um2(array: Array) -> Interval:
 def _register_bits(array: Array) -> int:
     """Two operands and a sum; the second register that hides loads (WS) or drains (OS) costs its bits."""
     bits = 2 * array.operand_bits + array.accumulator_bits
-    if array.overlap in ("double_buffered", "shadow"):
+    if array.overlap in TWO_REGISTERS:
         bits += max(array.operand_bits if m == "weight_stationary" else array.accumulator_bits for m in array.modes)
     return bits
 

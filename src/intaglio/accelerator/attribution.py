@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
+from intaglio.accelerator.dataflow import TWO_REGISTERS
 from intaglio.accelerator.hardware import Hardware
 from intaglio.accelerator.schedule import Prepared, prepare
 from intaglio.accelerator.simulate import simulate_prepared
@@ -26,7 +27,7 @@ WITHOUT: dict[str, dict[str, object]] = {
         "array__result_bits": 16,
     },
     "dataflow": {"array__modes": ("weight_stationary",), "schedule__operand_swap": False},
-    "overlap": {"array__overlap": "serial"},
+    "overlap": {"array__overlap": "wavefront"},
     "packing": {"schedule__packing": False},
     "partition": {"array__partition": "1x1", "schedule__split": False},
     "attention on chip": {"schedule__fused_attention": False},
@@ -50,7 +51,7 @@ def features_of(hardware: Hardware) -> list[str]:
     has = {
         "precision": array.number == "integer" and array.operand_bits < 16,
         "dataflow": len(set(array.modes)) > 1 or schedule.operand_swap,
-        "overlap": array.overlap in ("double_buffered", "shadow"),
+        "overlap": array.overlap in TWO_REGISTERS,
         "packing": schedule.packing,
         "partition": array.partition != "1x1",
         "attention on chip": schedule.fused_attention,
