@@ -4,6 +4,9 @@ Words of whole rows and columns go in; row i and column j see theirs i and j cyc
 the last column has its own: column j waits cols - 1 - j cycles.
 """
 
+# Amaranth makes the members of a component when it runs, so no checker knows them.
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 from typing import Any

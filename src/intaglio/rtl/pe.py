@@ -2,11 +2,14 @@
 
 Control rides on the inputs: a tag moves right with `x`, so that a switch of weights or of sums follows the wavefront.
 
-    weight-stationary   sum_out <- sum_in + weight * x        the weight came down the column while `load` was set
-    output-stationary   sum <- (first ? 0 : sum) + weight_in * x      the sum leaves down the column while `drain` is set
+    weight-stationary   sum_out <- sum_in + weight * x              the weight came down the column under `load`
+    output-stationary   sum <- (first ? 0 : sum) + weight_in * x    the sum leaves down the column under `drain`
 
 With a second register the next weight loads (WS), or the last sum drains (OS), while the first one works.
 """
+
+# Amaranth makes the members of a component when it runs, so no checker knows them.
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.rtl.design import Design
 
 TAG = data.StructLayout({"valid": 1, "first": 1, "last": 1, "load": 1, "drain": 1})
-"""valid: `x` is an element of a fold; first, last: of its stream; load: take the weight above; drain: take the sum above."""
+"""valid: `x` is an element of a fold; first, last: of its stream; load, drain: take the weight, the sum above."""
 
 
 class PE(wiring.Component):
