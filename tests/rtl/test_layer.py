@@ -7,9 +7,8 @@ pytest.importorskip("amaranth", reason="needs intaglio[rtl]")
 
 from intaglio.accelerator.dataflow import compute_cycles
 from intaglio.quantizers import integer_step as step
-from intaglio.rtl.design import Design
+from intaglio.rtl.design import GEMM_CYCLES, Design
 from intaglio.rtl.layer import layer_program
-from intaglio.rtl.program import GEMM_CYCLES
 from intaglio.rtl.simulate import run
 
 

@@ -15,7 +15,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from intaglio.rtl.design import ADDRESS_BITS, EXPONENT_BITS, Design
+from intaglio.rtl.design import ADDRESS_BITS, EXPONENT_BITS, Design, input_bits
 from intaglio.rtl.instructions import (
     COLUMN_EXPONENTS,
     ENGINES,
@@ -28,11 +28,6 @@ from intaglio.rtl.instructions import (
     ROW_EXPONENTS,
     STORE,
 )
-
-
-def input_bits(design: Design) -> int:
-    """Width of the input port: a word of either operand, or an exponent."""
-    return max(design.rows * design.operand_bits, design.cols * design.operand_bits, 16)
 
 
 class Controller(wiring.Component):
@@ -75,19 +70,20 @@ class Controller(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         op, fields = self.instruction.op, self.instruction.fields
-        load_start, store_start, go = Signal(), Signal(), Signal()
+        load_start, store_start, go, chosen = Signal(), Signal(), Signal(), Signal(len(ENGINES))
         loading, storing = self._load(m, fields.load, load_start), self._store(m, fields.store, store_start)
         busy = Cat(loading, self.gemm_busy, self.requant_busy, storing)  # in the order of ENGINES
         free = Cat(~loading, self.gemm_ready, ~self.requant_busy, ~storing)
         m.d.comb += [
             go.eq(self.instruction_valid & ~(self.instruction.after & busy).any()),
-            self.instruction_ready.eq(go & free.bit_select(op, 1)),
-            load_start.eq(self.instruction_ready & (op == ENGINES.index("LOAD"))),
-            store_start.eq(self.instruction_ready & (op == ENGINES.index("STORE"))),
+            chosen.eq(1 << op),
+            self.instruction_ready.eq(go & (free & chosen).any()),
+            load_start.eq(self.instruction_ready & chosen[ENGINES.index("LOAD")]),
+            store_start.eq(self.instruction_ready & chosen[ENGINES.index("STORE")]),
             self.gemm.eq(fields.gemm),
-            self.gemm_valid.eq(go & (op == ENGINES.index("GEMM"))),
+            self.gemm_valid.eq(go & chosen[ENGINES.index("GEMM")]),
             self.requant.eq(fields.requant),
-            self.requant_start.eq(self.instruction_ready & (op == ENGINES.index("REQUANT"))),
+            self.requant_start.eq(self.instruction_ready & chosen[ENGINES.index("REQUANT")]),
             self.idle.eq(~self.instruction_valid & ~busy.any()),
         ]
         return m

@@ -20,6 +20,11 @@ EXPONENT_BITS = 12
 """Of a scale's exponent, signed: sums of three exponents of float32 scales fit."""
 
 
+GEMM_CYCLES = 4
+"""What the machine takes for a GEMM beyond the cycles of its folds: to accept it, to decide on its first fold, to read
+a word, to write one. Of GEMMs back to back only once."""
+
+
 @dataclass(frozen=True)
 class Design:
     """One machine.
@@ -88,3 +93,19 @@ class Design:
             "double_buffered": self.rows + self.cols - 2,
         }
         return waits.get(self.overlap)
+
+    def wait(self, t: int) -> int:
+        """Cycles from the start of a fold to that of the next, both of `t` cycles."""
+        return max(t, self.rows) if self.fixed_wait is None else t + self.fixed_wait
+
+    def fold_cycles(self, shape_MNK: tuple[int, int, int], mode: Mode) -> int:
+        """Cycles of a GEMM's folds; the machine takes `GEMM_CYCLES` more."""
+        M, N, K = shape_MNK
+        on_rows, t = (K, M) if mode == "weight_stationary" else (M, K)
+        folds = -(-on_rows // self.rows) * -(-N // self.cols)
+        return 2 * self.rows + self.cols + t - 2 + (folds - 1) * self.wait(t)
+
+
+def input_bits(design: Design) -> int:
+    """Width of the input port: a word of either operand, or an exponent."""
+    return max(design.rows * design.operand_bits, design.cols * design.operand_bits, 16)

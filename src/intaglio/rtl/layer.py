@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from intaglio.quantizers.integer_step import Codes
 from intaglio.rtl.design import Design, Mode
 from intaglio.rtl.instructions import ENGINES, TO_LEFT, TO_RESULT, TO_RIGHT
-from intaglio.rtl.program import Program, left_words, right_words, sums_of
+from intaglio.rtl.program import Bytes, Program, left_words, right_words, sums_of
 
 Shape = tuple[int, int, int]
 
@@ -33,7 +33,7 @@ class LayerProgram:
     stored: tuple[tuple[str, int, int], ...]
     gemms: tuple[tuple[Shape, Mode], ...]
 
-    def matrices(self, words: list[int]) -> dict[str, NDArray[np.int32]]:
+    def matrices(self, words: Bytes) -> dict[str, NDArray[np.int32]]:
         """What was stored, by name: the sums y h, u, dx gh, v, db, da; `q_` and `e_` are codes and exponents."""
         found, at = {}, 0
         for name, rows, columns in self.stored:

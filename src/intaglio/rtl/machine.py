@@ -12,8 +12,8 @@ from amaranth.lib.wiring import In, Out
 from intaglio.rtl.accumulate import Accumulator
 from intaglio.rtl.array import SkewedArray
 from intaglio.rtl.buffers import OperandBuffer, ResultBuffer
-from intaglio.rtl.controller import Controller, input_bits
-from intaglio.rtl.design import Design
+from intaglio.rtl.controller import Controller
+from intaglio.rtl.design import Design, input_bits
 from intaglio.rtl.instructions import INSTRUCTION, TO_LEFT, TO_RIGHT
 from intaglio.rtl.requantize import Requantizer
 from intaglio.rtl.sequencer import Sequencer

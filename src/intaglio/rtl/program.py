@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from intaglio.rtl.design import HALF, Design, Mode
+from intaglio.rtl.design import Design, Mode, input_bits
 from intaglio.rtl.instructions import COLUMN_EXPONENTS, LEFT, RIGHT, ROW_EXPONENTS, encode
 
 Int = NDArray[np.integer]
-
-GEMM_CYCLES = 4
-"""What the machine takes for a GEMM beyond the cycles of its folds: to accept it, to decide on its first fold, to read
-a word, to write one. Of GEMMs back to back only once."""
+Bytes = NDArray[np.uint8]
+"""(words, bytes of a word), little-endian."""
 
 
 @dataclass
@@ -24,12 +21,17 @@ class Program:
 
     design: Design
     instructions: list[int] = field(default_factory=list)
-    beats: list[int] = field(default_factory=list)
+    loaded: list[Bytes] = field(default_factory=list)
     stored: int = 0
 
-    def load(self, target: int, address: int, words: Iterable[int], after: tuple[str, ...] = ()) -> None:
-        words = list(words)
-        self.beats += words
+    def beats(self) -> Bytes:
+        """(beats, bytes of the input port), little-endian: all that the program loads, in order."""
+        width = -(-input_bits(self.design) // 8)
+        padded = [np.pad(words, ((0, 0), (0, width - words.shape[1]))) for words in self.loaded]
+        return np.concatenate(padded) if padded else np.zeros((0, width), dtype=np.uint8)
+
+    def load(self, target: int, address: int, words: Bytes, after: tuple[str, ...] = ()) -> None:
+        self.loaded.append(words)
         self.instructions.append(encode("LOAD", after=after, target=target, address=address, count=len(words)))
 
     def load_left(self, left_MK: Int, mode: Mode, address: int = 0, after: tuple[str, ...] = ()) -> None:
@@ -42,8 +44,8 @@ class Program:
         """Exponents (M,) and (N,) of the next REQUANT."""
         padded = np.zeros(self.design.cols, dtype=np.int64)
         padded[: len(columns)] = columns
-        self.load(ROW_EXPONENTS, 0, (int(v) & 0xFFFF for v in rows), after)
-        self.load(COLUMN_EXPONENTS, 0, (int(v) & 0xFFFF for v in padded))
+        self.load(ROW_EXPONENTS, 0, _exponents(rows), after)
+        self.load(COLUMN_EXPONENTS, 0, _exponents(padded))
 
     def gemm(
         self,
@@ -108,37 +110,43 @@ def gemm_program(design: Design, left_MK: Int, right_KN: Int, mode: Mode, progra
     return program
 
 
-def left_words(left_MK: Int, mode: Mode, design: Design) -> list[int]:
+def left_words(left_MK: Int, mode: Mode, design: Design) -> Bytes:
     """Blocks of what lies on the rows, each a word an element of what streams."""
     streamed = left_MK if mode == "weight_stationary" else left_MK.T
     return _words(streamed, design.rows, design.operand_bits)
 
 
-def right_words(right_KN: Int, design: Design) -> list[int]:
+def right_words(right_KN: Int, design: Design) -> Bytes:
     """Blocks of columns, each a word a row."""
     return _words(right_KN, design.cols, design.operand_bits)
 
 
-def _words(matrix: Int, lanes: int, bits: int) -> list[int]:
+def result_words(sums_MN: Int, design: Design) -> Bytes:
+    """Blocks of columns, each a word a row: what STORE gives."""
+    return _words(sums_MN, design.cols, design.sum_bits)
+
+
+def _words(matrix: Int, lanes: int, bits: int) -> Bytes:
     length, width = matrix.shape
     blocks = -(-width // lanes)
-    padded = np.zeros((length, blocks * lanes), dtype=np.int64)
+    padded = np.zeros((length, blocks * lanes), dtype=np.int32)
     padded[:, :width] = matrix
-    rows = (padded & ((1 << bits) - 1)).reshape(length, blocks, lanes).swapaxes(0, 1).reshape(-1, lanes)
-    if bits == 8:
-        raw = rows.astype(np.uint8)
-        return [int.from_bytes(row.tobytes(), "little") for row in raw]
-    return [sum(int(v) << (bits * i) for i, v in enumerate(row)) for row in rows]
+    lanes_first = padded.reshape(length, blocks, lanes).swapaxes(0, 1).reshape(-1, lanes)
+    raw = np.ascontiguousarray(lanes_first, dtype="<i4").view(np.uint8).reshape(len(lanes_first), lanes, 4)
+    if bits % 8 == 0:
+        return raw[:, :, : bits // 8].reshape(len(raw), -1)
+    places = np.unpackbits(raw, axis=2, bitorder="little")[:, :, :bits].reshape(len(raw), -1)
+    return np.packbits(places, axis=1, bitorder="little")
 
 
-def sums_of(words: Iterable[int], rows: int, columns: int, design: Design) -> NDArray[np.int32]:
+def _exponents(values: Int) -> Bytes:
+    return np.asarray(values).astype("<i2").view(np.uint8).reshape(-1, 2)
+
+
+def sums_of(words: Bytes, rows: int, columns: int, design: Design) -> NDArray[np.int32]:
     """Words of the result buffer, blocks of `rows`, as a matrix."""
-    bits, cols = design.sum_bits, design.cols
-    half, mask = 1 << (bits - 1), (1 << bits) - 1
-    lanes = [[((word >> (bits * j) & mask) ^ half) - half for j in range(cols)] for word in words]
-    blocks = np.array(lanes, dtype=np.int32).reshape(-1, rows, cols)
-    return blocks.swapaxes(0, 1).reshape(rows, -1)[:, :columns]
-
-
-def other_half(address: int) -> int:
-    return address ^ HALF
+    bits, lanes = design.sum_bits, design.cols
+    places = np.unpackbits(words, axis=1, bitorder="little")[:, : lanes * bits].reshape(-1, lanes, bits)
+    signed = np.concatenate([places, np.repeat(places[:, :, -1:], 32 - bits, axis=2)], axis=2)
+    sums = np.packbits(signed, axis=2, bitorder="little").view("<i4").reshape(-1, rows, lanes)
+    return sums.swapaxes(0, 1).reshape(rows, -1)[:, :columns].astype(np.int32)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from amaranth.sim import Simulator
 
 from intaglio.rtl.design import Design
 from intaglio.rtl.machine import Machine
-from intaglio.rtl.program import Program
+from intaglio.rtl.program import Bytes, Program
 
 MOST_CYCLES = 200_000
 
@@ -20,18 +21,18 @@ class Stuck(RuntimeError):
     """The machine did not come to rest."""
 
 
-def run(program: Program, design: Design | None = None, most_cycles: int = MOST_CYCLES) -> tuple[list[int], int, int]:
+def run(program: Program, design: Design | None = None, most_cycles: int = MOST_CYCLES) -> tuple[Bytes, int, int]:
     """The words that the program stores, `gemm_cycles`, and the cycles until the machine was idle.
 
     Raises:
         Stuck: after `most_cycles`.
     """
     machine = Machine(design or program.design)
-    stored: list[int] = []
-    cycles = [0, 0]
+    stored: list[bytes] = []
+    width, cycles = -(-len(machine.out_data) // 8), [0, 0]
 
     async def bench(context: Any) -> None:
-        instructions, beats = iter(program.instructions), iter(program.beats)
+        instructions, beats = iter(program.instructions), (int.from_bytes(beat.tobytes(), "little") for beat in program.beats())
         context.set(machine.out_ready, 1)
         for name, source in (("instruction", instructions), ("in_data", beats)):
             _offer(context, machine, name, next(source, None))
@@ -39,7 +40,7 @@ def run(program: Program, design: Design | None = None, most_cycles: int = MOST_
             values = [context.get(getattr(machine, name)) for name in _WATCHED]
             idle, instruction_ready, in_ready, in_valid, out_valid = values
             if out_valid:
-                stored.append(context.get(machine.out_data))
+                stored.append(context.get(machine.out_data).to_bytes(width, "little"))
             if idle:
                 cycles[:] = cycle, context.get(machine.gemm_cycles)
                 return
@@ -54,7 +55,8 @@ def run(program: Program, design: Design | None = None, most_cycles: int = MOST_
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
-    return stored, cycles[1], cycles[0]
+    words = np.frombuffer(b"".join(stored), dtype=np.uint8).reshape(-1, width)
+    return words, cycles[1], cycles[0]
 
 
 _WATCHED = ("idle", "instruction_ready", "in_ready", "in_valid", "out_valid")
