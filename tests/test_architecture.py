@@ -23,11 +23,12 @@ MAY_IMPORT = {
     "evaluation": COMMON | {"layers", "pipelines", "data"},
     "trace": COMMON | {"layers"},
     "accelerator": COMMON | {"trace"},
+    "rtl": COMMON | {"quantizers"},
 }
 TOP = {"quantizers", "kernels", "layers", "methods", "diffusion", "data", "pipelines", "evaluation", "trace"} | COMMON
 MAY_IMPORT["training"] = TOP
 MAY_IMPORT["benchmark"] = TOP | {"training"}
-MAY_IMPORT["cli"] = TOP | {"training", "benchmark", "accelerator"}
+MAY_IMPORT["cli"] = TOP | {"training", "benchmark", "accelerator", "rtl"}
 
 
 def package_of(path: Path) -> str:

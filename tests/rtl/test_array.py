@@ -10,7 +10,7 @@ pytest.importorskip("amaranth", reason="needs intaglio[rtl]")
 from intaglio.accelerator.array_simulator import run_array
 from intaglio.accelerator.dataflow import ARRAY_OVERLAPS, compute_cycles
 from intaglio.rtl.design import GEMM_CYCLES, MODES, OVERLAPS, Design
-from intaglio.rtl.program import Program, gemm_program, left_words, right_words, sums_of
+from intaglio.rtl.program import Program, gemm_program, gemms_program, sums_of
 from intaglio.rtl.simulate import Stuck, run
 
 WORDS = 2048
@@ -28,25 +28,11 @@ def random_gemms(rng, count):
 
 def back_to_back(design, gemms, mode):
     """One program for all: load everything, multiply without a pause, store."""
-    program, places = Program(design), []
-    left = right = result = 0
-    for x, w in gemms:
-        program.load_left(x, mode, left)
-        program.load_right(w, right)
-        places.append((left, right, result))
-        left, right = left + len(left_words(x, mode, design)), right + len(right_words(w, design))
-        result += len(x) * -(-w.shape[1] // design.cols)
-    for (x, w), (left, right, result) in zip(gemms, places, strict=True):
-        shape = len(x), w.shape[1], len(w)
-        program.gemm(shape, mode, left=left, right=right, result=result, after=("LOAD",))
-    total = places[-1][2] + len(gemms[-1][0]) * -(-gemms[-1][1].shape[1] // design.cols)
-    program.store(0, total)
+    program, places = gemms_program(design, gemms, mode)
     words, gemm_cycles, _ = run(program)
-    sums = []
-    for (x, w), (*_, place) in zip(gemms, places, strict=True):
-        blocks = -(-w.shape[1] // design.cols)
-        sums.append(sums_of(words[place : place + len(x) * blocks], len(x), w.shape[1], design))
-    return sums, gemm_cycles
+    return [
+        sums_of(words[place], len(x), w.shape[1], design) for (x, w), place in zip(gemms, places, strict=True)
+    ], gemm_cycles
 
 
 def check(seed, mode, overlap):

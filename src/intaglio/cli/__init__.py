@@ -19,6 +19,7 @@ COMMANDS = {
     "trace": "Record every operation of a training step, without weights.",
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
+    "rtl": "Write the array of a hardware file as Verilog, with a testbench.",
     "bench": "Time and memory of a training step on this machine.",
     "explore": "Search accelerator designs for a Pareto front.",
     "bench_data": "Build the benchmark: subjects, families, objects, styles, from open packages.",

@@ -8,7 +8,9 @@ The highest bit of an address chooses the half. Reads answer in the next cycle.
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -16,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 from intaglio.rtl.design import ADDRESS_BITS
 
 
-def half_of(address: Value) -> Value:
+def half_of(address: Any) -> Any:
     return address[-1]
 
 
@@ -99,7 +101,7 @@ class ResultBuffer(wiring.Component):
         return m
 
 
-def _selected(m: Module, address: Value, read: list[Value], enable: Value | None = None) -> Value:
+def _selected(m: Module, address: Any, read: list[Any], enable: Any = None) -> Any:
     """The word of the half that was addressed in the cycle before (or when last enabled)."""
     if len(read) == 1:
         return read[0]

@@ -24,6 +24,7 @@ from intaglio.rtl.instructions import (
     LEFT,
     LOAD,
     REQUANT,
+    RESULT,
     RIGHT,
     ROW_EXPONENTS,
     STORE,
@@ -56,6 +57,7 @@ class Controller(wiring.Component):
                 "requant_busy": In(1),
                 "left_write": Out(1),
                 "right_write": Out(1),
+                "result_write": Out(1),
                 "row_exponent_write": Out(1),
                 "column_exponent_write": Out(1),
                 "load_address": Out(ADDRESS_BITS),
@@ -90,7 +92,7 @@ class Controller(wiring.Component):
 
     def _load(self, m: Module, job: Any, start: Any) -> Signal:
         """Beats of the input port into a buffer."""
-        running, target = Signal(LOAD), Signal(4)
+        running, target = Signal(LOAD), Signal(5)
         loading, taken = Signal(), Signal()
         m.d.comb += [
             taken.eq(loading & self.in_valid),
@@ -98,6 +100,7 @@ class Controller(wiring.Component):
             target.eq(Mux(taken, 1 << running.target, 0)),
             self.left_write.eq(target[LEFT]),
             self.right_write.eq(target[RIGHT]),
+            self.result_write.eq(target[RESULT]),
             self.row_exponent_write.eq(target[ROW_EXPONENTS]),
             self.column_exponent_write.eq(target[COLUMN_EXPONENTS]),
             self.load_address.eq(running.address),
@@ -111,7 +114,7 @@ class Controller(wiring.Component):
             m.d.sync += loading.eq(running.count != 1)
         return loading
 
-    def _store(self, m: Module, job: Any, start: Any) -> Signal:
+    def _store(self, m: Module, job: Any, start: Any) -> Any:
         """Words of the result buffer to the output port, one a cycle while it is taken."""
         running, reading, full = Signal(STORE), Signal(), Signal()
         m.d.comb += [

@@ -107,5 +107,5 @@ class Design:
 
 
 def input_bits(design: Design) -> int:
-    """Width of the input port: a word of either operand, or an exponent."""
-    return max(design.rows * design.operand_bits, design.cols * design.operand_bits, 16)
+    """Width of the input port: a word of either operand or of sums, or an exponent."""
+    return max(design.rows * design.operand_bits, design.cols * design.sum_bits)

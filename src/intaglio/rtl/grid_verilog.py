@@ -1,7 +1,7 @@
 """The grid as Verilog, twice: a module a PE, for synthesis and every simulator; and loops over arrays, for speed.
 
-Verilator flattens instances, so that its build grows with the array; loops it keeps. Both have the ports of `array.Grid`
-as a black box, and tests drive them with the same streams.
+Verilator flattens instances, so that its build grows with the array; loops it keeps. Both have the ports of
+`array.Grid` as a black box, and tests drive them with the same streams.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _INSTANCES = """  genvar i, j;
 endmodule
 """
 
-_LOOPS = """  // For simulation. Registers of PE (i, j) lie at i * {cols} + j; PEs are visited from the last, so that each reads its
-  // neighbours' registers before they change.
+_LOOPS = """  // For simulation. Registers of PE (i, j) lie at i * {cols} + j. PEs are visited from the last: each
+  // reads the registers of its neighbours before they change.
   /* verilator lint_off BLKSEQ */
   reg signed [{op}:0] xs [0:{last}];
   reg signed [{op}:0] weights [0:{last}];
@@ -114,7 +114,9 @@ def grid_of_loops(design: Design) -> str:
     """One block over arrays: for simulation only."""
     second = design.second_register
     if second:
-        declared = "  reg signed [{op}:0] working_weights [0:{last}];\n  reg signed [{sum}:0] working_sums [0:{last}];\n"
+        declared = (
+            "  reg signed [{op}:0] working_weights [0:{last}];\n  reg signed [{sum}:0] working_sums [0:{last}];\n"
+        )
         os_update = (
             "          if (tag_in[0]) working_sums[k] = total;\n"
             "          if (tag_in[0] & tag_in[2]) sums[k] = total; else if (tag_in[4]) sums[k] = sum_in;"

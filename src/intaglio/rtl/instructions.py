@@ -13,14 +13,14 @@ from intaglio.rtl.design import ADDRESS_BITS, EXPONENT_BITS
 ENGINES = ("LOAD", "GEMM", "REQUANT", "STORE")
 """An instruction's number, and its engine's bit in `after`."""
 
-LEFT, RIGHT, ROW_EXPONENTS, COLUMN_EXPONENTS = range(4)
+LEFT, RIGHT, ROW_EXPONENTS, COLUMN_EXPONENTS, RESULT = range(5)
 """Where LOAD writes."""
 TO_RESULT, TO_LEFT, TO_RIGHT = range(3)
 """Where REQUANT writes."""
 
 _NUMBER = unsigned(ADDRESS_BITS)
 
-LOAD = data.StructLayout({"target": 2, "address": _NUMBER, "count": _NUMBER})
+LOAD = data.StructLayout({"target": 3, "address": _NUMBER, "count": _NUMBER})
 """`count` beats of the input port into words from `address`, or into exponents, one a beat."""
 
 GEMM = data.StructLayout(

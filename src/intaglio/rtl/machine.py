@@ -97,9 +97,11 @@ class Machine(wiring.Component):
             controller.store_data.eq(result.vector_read_data),
             result.vector_read.eq(requantizer.read | controller.store_read),
             result.vector_read_address.eq(Mux(requantizer.busy, requantizer.read_address, controller.store_address)),
-            result.vector_write.eq(requantizer.store),
-            result.vector_write_address.eq(requantizer.store_address),
-            result.vector_write_data.eq(requantizer.store_data),
+            result.vector_write.eq(requantizer.store | controller.result_write),
+            result.vector_write_address.eq(Mux(requantizer.store, requantizer.store_address, controller.load_address)),
+            result.vector_write_data.eq(
+                Mux(requantizer.store, requantizer.store_data.as_value(), controller.load_data[:sum_bits])
+            ),
         ]
         codes = [requantizer.codes[j][:bits] for j in range(design.cols)]
         for buffer, write, lanes, target in (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intaglio.rtl.design import Design, Mode, input_bits
-from intaglio.rtl.instructions import COLUMN_EXPONENTS, LEFT, RIGHT, ROW_EXPONENTS, encode
+from intaglio.rtl.instructions import COLUMN_EXPONENTS, LEFT, RESULT, RIGHT, ROW_EXPONENTS, encode
 
 Int = NDArray[np.integer]
 Bytes = NDArray[np.uint8]
@@ -39,6 +40,9 @@ class Program:
 
     def load_right(self, right_KN: Int, address: int = 0, after: tuple[str, ...] = ()) -> None:
         self.load(RIGHT, address, right_words(right_KN, self.design), after)
+
+    def load_sums(self, sums_MN: Int, address: int = 0, after: tuple[str, ...] = ()) -> None:
+        self.load(RESULT, address, result_words(sums_MN, self.design), after)
 
     def load_exponents(self, rows: Int, columns: Int, after: tuple[str, ...] = ()) -> None:
         """Exponents (M,) and (N,) of the next REQUANT."""
@@ -89,25 +93,34 @@ class Program:
         self.stored += count
 
 
-def gemm_program(design: Design, left_MK: Int, right_KN: Int, mode: Mode, program: Program | None = None) -> Program:
+def gemm_program(design: Design, left_MK: Int, right_KN: Int, mode: Mode) -> Program:
     """Load both operands, multiply, store the sums. Raises `ValueError` for what one half of a buffer cannot hold."""
-    (M, K), N = left_MK.shape, right_KN.shape[1]
-    program = program or Program(design)
-    blocks = -(-N // design.cols)
-    streamed, on_rows = (M, K) if mode == "weight_stationary" else (K, M)
-    needs = {
-        "left": (-(-on_rows // design.rows) * streamed, design.left_words),
-        "right": (blocks * K, design.right_words),
-        "result": (blocks * M, design.result_words),
-    }
-    over = [f"{name} {need:,} words of {has:,}" for name, (need, has) in needs.items() if need > has]
+    return gemms_program(design, [(left_MK, right_KN)], mode)[0]
+
+
+def gemms_program(design: Design, gemms: Sequence[tuple[Int, Int]], mode: Mode) -> tuple[Program, list[slice]]:
+    """Load all operands, multiply back to back, store the sums; and where the words of each lie."""
+    program, places = Program(design), []
+    left = right = result = 0
+    for left_MK, right_KN in gemms:
+        program.load(LEFT, left, words := left_words(left_MK, mode, design), after=("GEMM", "STORE"))
+        places.append((left, right, result))
+        left += len(words)
+        program.load(RIGHT, right, words := right_words(right_KN, design))
+        right += len(words)
+        result += len(left_MK) * -(-right_KN.shape[1] // design.cols)
+    used = {"left": (left, design.left_words), "right": (right, design.right_words),
+            "result": (result, design.result_words)}  # fmt: skip
+    over = [f"{name} {need:,} words of {has:,}" for name, (need, has) in used.items() if need > has]
     if over:
-        raise ValueError(f"GEMM {M} x {N} x {K} does not fit: {', '.join(over)}")
-    program.load_left(left_MK, mode)
-    program.load_right(right_KN)
-    program.gemm((M, N, K), mode, after=("LOAD", "STORE"))
-    program.store(0, blocks * M)
-    return program
+        shapes = ", ".join(f"{len(x)} x {w.shape[1]} x {len(w)}" for x, w in gemms)
+        raise ValueError(f"GEMM {shapes} does not fit: {', '.join(over)}")
+    for (left_MK, right_KN), (left, right, at) in zip(gemms, places, strict=True):
+        shape = len(left_MK), right_KN.shape[1], len(right_KN)
+        program.gemm(shape, mode, left=left, right=right, result=at, after=("LOAD",))
+    program.store(0, result)
+    ends = [*(at for _, _, at in places[1:]), result]
+    return program, [slice(at, end) for (_, _, at), end in zip(places, ends, strict=True)]
 
 
 def left_words(left_MK: Int, mode: Mode, design: Design) -> Bytes:

@@ -32,7 +32,10 @@ def run(program: Program, design: Design | None = None, most_cycles: int = MOST_
     width, cycles = -(-len(machine.out_data) // 8), [0, 0]
 
     async def bench(context: Any) -> None:
-        instructions, beats = iter(program.instructions), (int.from_bytes(beat.tobytes(), "little") for beat in program.beats())
+        instructions, beats = (
+            iter(program.instructions),
+            (int.from_bytes(beat.tobytes(), "little") for beat in program.beats()),
+        )
         context.set(machine.out_ready, 1)
         for name, source in (("instruction", instructions), ("in_data", beats)):
             _offer(context, machine, name, next(source, None))

@@ -45,11 +45,23 @@ def build(design: Design, folder: Path, form: Form = "loops") -> Path:
         "IN_BYTES": -(-input_bits(design) // 8),
         "OUT_BYTES": -(-design.cols * design.sum_bits // 8),
     }
-    flags = " ".join(["-O2", *(f"-D{name}={value}" for name, value in sizes.items())])
+    flags = " ".join(f"-D{name}={value}" for name, value in sizes.items())
     made = subprocess.run(
         [
             *(verilator, "--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast"),
-            *("--noassert", "--top-module", "machine", "--Mdir", f"build_{form}", "-CFLAGS", flags, "-o", "machine"),
+            *(
+                "--noassert",
+                "--top-module",
+                "machine",
+                "--Mdir",
+                f"build_{form}",
+                "-CFLAGS",
+                flags,
+                "-MAKEFLAGS",
+                "OPT_FAST=-O1 OPT_SLOW=-O0",
+                "-o",
+                "machine",
+            ),
             *("machine.v", *grid, str(DRIVER)),
         ],
         cwd=folder,

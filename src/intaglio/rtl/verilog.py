@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil
-from pyosys import libyosys
+from pyosys import libyosys  # pyright: ignore[reportAttributeAccessIssue]
 
 from intaglio.rtl.design import Design
 from intaglio.rtl.machine import Machine
