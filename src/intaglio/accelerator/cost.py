@@ -1,31 +1,47 @@
 """The cost of every product on one design: each mapping that the hardware allows is costed, the scheduler keeps the
 best.
 
-A mapping is a dataflow, which operand is stationary (`swapped`), how many pieces the streamed dimension is cut into,
-and
-how the array is used: whole, or as sub-arrays, each product shared by `shares` of them along the streamed dimension.
+A mapping is a dataflow, which operand is stationary (`swapped`), the tiles and the pieces of the streamed dimension,
+and how the array is used: whole, or as sub-arrays, each product shared by `shares` of them along the streamed
+dimension.
 
-    latency = max(array, DRAM, each buffer's port, requantization) + DRAM latency
-    stall = latency - array
+    double-buffered   DRAM latency + first + max(array, DRAM - first - last, each buffer's port, lanes) + last
+    single buffers    DRAM latency + DRAM + max(array, each buffer's port, lanes)
+
+`first` is what must have arrived before the array can begin (WS: the stationary operand, as much of it as the array
+holds), `last` the store of the last results, as many as the array holds. The lanes requantize, and transpose
+where an edge has no transposer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from intaglio.accelerator.constants import table
-from intaglio.accelerator.dataflow import DATAFLOWS, Dataflow, Int, ceil_div, cycles_of_folds, spatial_and_temporal
+from intaglio.accelerator.dataflow import (
+    DATAFLOWS,
+    Dataflow,
+    Float,
+    Int,
+    Overlap,
+    ceil_div,
+    cycles_of_cuts,
+    spatial_and_temporal,
+)
 from intaglio.accelerator.energy import PARTS, Prices
-from intaglio.accelerator.hardware import Buffer, Hardware
-from intaglio.accelerator.tiling import Limits, Tilings, require_feasible, tile_products
-from intaglio.accelerator.workload import Products
+from intaglio.accelerator.hardware import Array, Buffer, Hardware
+from intaglio.accelerator.limits import Limits, limits_of, require_room, require_sums
+from intaglio.accelerator.products import Products
+from intaglio.accelerator.tiling import Candidates, Tilings, candidates_of, column_folds, tile_products
+from intaglio.accelerator.transposition import transposed_bytes
+from intaglio.accelerator.vector_kinds import cycles_per_element
+from intaglio.errors import UserError
 
-Float = NDArray[np.float64]
+Columns = dict[str, NDArray]
 
 
 @dataclass(frozen=True)
@@ -46,11 +62,12 @@ class Costs:
     compute_cycles: Float
     dram_cycles: Float
     buffer_cycles: Float
-    vector_cycles: Float
+    vector_cycles: Float  # of all lanes together
     latency_cycles: Float
     dram_left_bytes: Float
     dram_right_bytes: Float
     dram_result_bytes: Float
+    transposed_bytes: Float
     sram_bytes: Float
     energy_pj: Float
 
@@ -66,59 +83,61 @@ class Costs:
         return Costs(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
-def limits_of(hardware: Hardware) -> Limits:
-    """Usable buffer bytes and array size as tiling needs them."""
-    b, array = hardware.buffers, hardware.array
-    usable = 2 if b.double_buffered else 1
-    return Limits(
-        b.input.size_bytes / usable,
-        b.weight.size_bytes / usable,
-        b.output.size_bytes / usable,
-        array.rows,
-        array.cols,
-        array.accumulator_bits,
-        array.result_bits,
-    )
+def as_stored(p: Products, bits: int, number: str) -> Products:
+    """The widths in which this array runs the products: a float array runs the unquantized step."""
+    if number == "float":
+        return replace(p, left_bits=np.full_like(p.left_bits, bits), right_bits=np.full_like(p.right_bits, bits))
+    return replace(p, left_bits=np.minimum(p.left_bits, bits), right_bits=np.minimum(p.right_bits, bits))
 
 
 class Tiler:
-    """Remembers tilings of one list of products: they do not depend on overlap, partition, clock or bandwidth."""
+    """Remembers the tilings of one list of products, by what they depend on."""
 
     def __init__(self, products: Products):
         self.products = products
-        self.find: Callable[[Limits, int, str, Dataflow, bool, bool, int], tuple[Products, Tilings, Int]]
-        self.find = lru_cache(maxsize=256)(self._find)
-        self._tile: Callable[[Limits, int, str, Dataflow, bool, bool], tuple[Products, Tilings]]
-        self._tile = lru_cache(maxsize=64)(self._tile_once)
+        self._candidates: Callable[[Limits, int, str, Dataflow, bool, bool], tuple[Products, Candidates]]
+        self._candidates = lru_cache(maxsize=32)(self._all_candidates)
+        self.find: Callable[[Limits, int, str, Dataflow, Overlap, bool, bool, int, int], tuple[Products, Tilings, Int]]
+        self.find = lru_cache(maxsize=128)(self._find)
 
     def _find(
-        self, limits: Limits, bits: int, number: str, dataflow: Dataflow, swapped: bool, tiling: bool, sub_arrays: int
+        self,
+        limits: Limits,
+        bits: int,
+        number: str,
+        dataflow: Dataflow,
+        overlap: Overlap,
+        swapped: bool,
+        tiling: bool,
+        side: int,
+        most_shares: int,
     ) -> tuple[Products, Tilings, Int]:
         """The candidates: product (operands as this array stores them), tiling, and shares of one product."""
-        p, tilings = self._tile(limits, bits, number, dataflow, swapped, tiling)
-        shares = 2 ** np.arange(sub_arrays.bit_length())
-        each = np.repeat(np.arange(len(tilings.product)), len(shares))
-        tilings = Tilings(**{f.name: getattr(tilings, f.name)[each] for f in fields(tilings)})
-        return p.take(tilings.product), tilings, np.tile(shares, len(each) // len(shares))
+        p, found = self._candidates(limits, bits, number, dataflow, swapped, tiling)
+        rows, cols = limits.rows // side, limits.cols // side
+        tilings = tile_products(p, found, dataflow, overlap, rows, cols, side * side)
+        shares = 2 ** np.arange(most_shares.bit_length())
+        tilings = tilings.take(np.repeat(np.arange(len(tilings.product)), len(shares)))
+        return p.take(tilings.product), tilings, np.tile(shares, len(tilings.product) // len(shares))
 
-    def _tile_once(
+    def _all_candidates(
         self, limits: Limits, bits: int, number: str, dataflow: Dataflow, swapped: bool, tiling: bool
-    ) -> tuple[Products, Tilings]:
-        p = self.products
-        if number == "float":  # runs the unquantized step
-            p = replace(p, left_bits=np.full_like(p.left_bits, bits), right_bits=np.full_like(p.right_bits, bits))
-        else:
-            p = replace(p, left_bits=np.minimum(p.left_bits, bits), right_bits=np.minimum(p.right_bits, bits))
+    ) -> tuple[Products, Candidates]:
+        p = as_stored(self.products, bits, number)
         p = p.transposed() if swapped else p
-        return p, tile_products(p, limits, dataflow, tiling)
+        return p, candidates_of(p, limits, dataflow, tiling)
 
 
 def cost_products(
     tiler: Tiler, hardware: Hardware, prices: Prices, dataflows: tuple[Dataflow, ...], names: list[str] | None = None
 ) -> Costs:
-    """The best mapping of every product. Raises `UserError` when a product fits under no allowed mapping."""
-    limits = limits_of(hardware)
-    best: dict[str, NDArray] | None = None
+    """The best mapping of every product. Raises `UserError` when a product fits under no allowed mapping, or its sums
+    could overflow."""
+    limits, array = limits_of(hardware), hardware.array
+    labels = names or [f"row {i + 1}" for i in range(len(tiler.products))]
+    p = as_stored(tiler.products, array.operand_bits, array.number)
+    require_sums(p, labels, array)
+    best: Columns | None = None
     for candidate in _mappings(hardware, dataflows):
         found = _cost_mapping(tiler, hardware, prices, limits, *candidate)
         if best is None:
@@ -128,17 +147,19 @@ def cost_products(
         for name, values in best.items():
             values[better] = found[name][better]
     assert best is not None
-    if not np.isfinite(best["key"]).all():
-        p = tiler.products
-        bits = hardware.array.operand_bits
-        p = replace(p, left_bits=np.minimum(p.left_bits, bits), right_bits=np.minimum(p.right_bits, bits))
-        labels = names or [f"row {i + 1}" for i in range(len(p))]
-        require_feasible(p, labels, limits, dataflows)
-    del best["key"]
-    traffic = np.array([best.pop(f"traffic{i}") for i in range(6)])
-    dram_bytes = best["dram_left_bytes"] + best["dram_right_bytes"] + best["dram_result_bytes"]
-    energy = _energy_at_work(tiler.products, best.pop("padded"), traffic, dram_bytes, prices)
-    return Costs(**best, sram_bytes=traffic.sum(axis=0), energy_pj=energy)
+    key = best.pop("key")
+    if not np.isfinite(key).all():
+        require_room(p, labels, limits, dataflows)
+        i = int(np.argmax(~np.isfinite(key)))
+        raise UserError(
+            f"{labels[i]}: schedule.fused_attention keeps the scores of a block of queries on chip, and not one query "
+            "fits into the buffers; what would help: larger buffers, or fused_attention = false"
+        )
+    best["energy_pj"] = _energy(tiler.products, best, prices)
+    best["sram_bytes"] = np.sum([best.pop(f"traffic{i}") for i in range(6)], axis=0)
+    for name in ("padded", "sums"):
+        del best[name]
+    return Costs(**best)
 
 
 def _mappings(hardware: Hardware, dataflows: tuple[Dataflow, ...]) -> Iterator[tuple[Dataflow, bool, int, int]]:
@@ -160,54 +181,111 @@ def _cost_mapping(
     swapped: bool,
     side: int,
     most_shares: int,
-) -> dict[str, NDArray]:
-    """One mapping for all products: the best pieces and shares of each."""
+) -> Columns:
+    """One mapping for all products: the best tiles and shares of each."""
     array, schedule = hardware.array, hardware.schedule
-    width = (array.operand_bits, array.number)
-    p, t, shares = tiler.find(limits, *width, dataflow, swapped, schedule.temporal_tiling, most_shares)
+    width, use = (array.operand_bits, array.number), (schedule.temporal_tiling, side, most_shares)
+    p, t, shares = tiler.find(limits, *width, dataflow, array.overlap, swapped, *use)
+    found = _work(p, t, shares, array, dataflow, side)
+    found |= _traffic(p, t, found, array, dataflow)
+    found |= _times(p, t, found, hardware, dataflow, array.rows // side)
+    allowed = (t.pieces * shares <= found.pop("streams")) & t.feasible
+    key = _key(schedule.objective, found["latency_cycles"], _typical_pj(prices, p, found), allowed)
+    pick = _least(key, t.product, len(tiler.products))
+    ones = np.ones(len(pick), dtype=np.int64)
+    plain = (p.taps == 1) & (p.attention == 0)
+    found |= {"key": key, "swapped": plain * int(swapped), "pieces": t.pieces, "shares": shares}
+    found |= {name: getattr(t, name) for name in ("tile_m", "tile_n", "tile_k", "order")}
+    for name in ("row_folds", "col_folds", "cuts"):
+        del found[name]
+    chosen = {"dataflow": ones * DATAFLOWS.index(dataflow), "sub_arrays": ones * side * side}
+    return {name: values[pick] for name, values in found.items()} | chosen
+
+
+def _work(p: Products, t: Tilings, shares: Int, array: Array, dataflow: Dataflow, side: int) -> Columns:
+    """What the array does: folds, padding, cycles without a stall."""
     rows, cols = array.rows // side, array.cols // side
     on_rows, on_cols, streams = spatial_and_temporal(p.M, p.N, p.K, dataflow)
     cuts = t.pieces * shares
-    row_folds, col_folds = ceil_div(on_rows, rows), ceil_div(on_cols, cols)
-    folds = row_folds * col_folds * cuts * p.batch
-    length = ceil_div(streams, cuts)
-    compute = cycles_of_folds(ceil_div(folds, side * side), length, rows, cols, dataflow, array.overlap)
+    row_folds, col_folds = ceil_div(on_rows, rows), column_folds(on_cols, t.tile_n, cols)
+    at_once = row_folds * col_folds * p.batch
+    compute = cycles_of_cuts(at_once, streams, cuts, side * side, rows, cols, dataflow, array.overlap)
     if array.overlap == "none":
         compute = compute - (p.batch - 1)  # SCALE-Sim takes one cycle off every run
-    traffic = _buffer_traffic(p, t, dataflow, row_folds, col_folds, cuts, array.accumulator_bits)
-    buffer = _buffer_cycles(hardware, traffic)
-    dram_bytes = t.dram_bytes * p.batch
-    dram = dram_bytes / hardware.dram_bytes_per_cycle
-    vector = p.M * p.N * p.batch * (vector_cycles_per_element(hardware, "requantize") / hardware.vector.lanes)
-    wait = hardware.dram.latency_ns * array.clock_mhz / 1e3 * (dram_bytes > 0)
-    latency = np.ceil(np.maximum(np.maximum(compute, dram), np.maximum(buffer, vector)) + wait)
-    macs = p.M * p.N * p.K * p.batch
-    padded = np.maximum(folds * length * (rows * cols) - macs, 0)
-    energy = _typical_pj(prices, macs, padded, traffic, dram_bytes)
-    key = _key(schedule.objective, latency, energy, (shares <= streams) & t.feasible)
-    pick = _least(key, t.product, len(tiler.products))
-    ones = np.ones(len(pick), dtype=np.int64)
-    found = {
-        "key": key,
-        "swapped": (p.taps == 1) * int(swapped),
-        "pieces": t.pieces,
-        "shares": shares,
-        **{name: getattr(t, name) for name in ("tile_m", "tile_n", "tile_k", "order")},
-        "folds": folds,
-        "mapped_fraction": on_rows * on_cols / (row_folds * rows * col_folds * cols),
+    covered = at_once.astype(np.float64) * streams * (rows * cols)
+    return {
+        "row_folds": row_folds,
+        "col_folds": col_folds,
+        "cuts": cuts,
+        "streams": streams,
+        "folds": at_once * cuts,
+        "mapped_fraction": p.macs_once / covered,
+        "padded": covered - p.macs_once,
         "compute_cycles": compute.astype(np.float64),
+    }
+
+
+def _traffic(p: Products, t: Tilings, work: Columns, array: Array, dataflow: Dataflow) -> Columns:
+    """Bytes with the whole batch: reads of the three buffers (0, 1, 2), their writes (3, 4, 5), DRAM, transposers."""
+    stationary = dataflow == "weight_stationary"
+    batch = p.batch.astype(np.float64)
+    sums = batch * p.M * p.N * (work["row_folds"] if stationary else work["cuts"])
+    left = batch * p.M * p.K * work["col_folds"] * p.left_bits / 8
+    right = batch * p.K * p.N * (work["cuts"] if stationary else work["row_folds"]) * p.right_bits / 8
+    dram = {"left": t.left_bytes * batch, "right": t.right_bytes * batch, "result": t.result_bytes * batch}
+    on_edge, by_lanes = transposed_bytes(p, left, right, array.transposers, dataflow)
+    return {
+        "traffic0": left + by_lanes["left"],
+        "traffic1": right + by_lanes["right"],
+        "traffic2": sums * array.accumulator_bits / 8,
+        "traffic3": dram["left"] + by_lanes["left"],
+        "traffic4": dram["right"] + by_lanes["right"],
+        "traffic5": sums * array.accumulator_bits / 8,
+        "sums": sums,
+        "transposed_bytes": on_edge,
+        "by_lanes": by_lanes["left"] * 8 / p.left_bits + by_lanes["right"] * 8 / p.right_bits,  # elements
+        **{f"dram_{name}_bytes": values for name, values in dram.items()},
+    }
+
+
+def _times(p: Products, t: Tilings, found: Columns, hardware: Hardware, dataflow: Dataflow, rows: int) -> Columns:
+    """Cycles of array, DRAM, ports and lanes, and what they make together."""
+    array = hardware.array
+    a_cycle = hardware.dram_bytes_per_cycle
+    dram_bytes = found["dram_left_bytes"] + found["dram_right_bytes"] + found["dram_result_bytes"]
+    dram = dram_bytes / a_cycle
+    buffer = _buffer_cycles(hardware, [found[f"traffic{i}"] for i in range(6)])
+    lane_cycles = p.M * p.N * p.batch * cycles_per_element(hardware, "requantize")
+    lane_cycles = lane_cycles + found.pop("by_lanes") * cycles_per_element(hardware, "transpose")
+    vector = lane_cycles / hardware.vector.lanes
+    compute = found["compute_cycles"] + rows * (found["transposed_bytes"] > 0)  # a transposer fills before it gives
+    wait = hardware.dram.latency_ns * array.clock_mhz / 1e3 * (dram_bytes > 0)
+    beside = np.maximum(np.maximum(compute, buffer), vector)
+    if hardware.buffers.double_buffered:
+        stationary = np.minimum(p.K * p.N, array.pes) * p.right_bits / 8 * (dataflow == "weight_stationary")
+        first = stationary * (p.right_on_chip == 0) / a_cycle
+        last = np.minimum(p.M * p.N, array.pes) * array.result_bits / 8 * (p.result_on_chip == 0) / a_cycle
+        latency = first + np.maximum(beside, dram - first - last) + last
+    else:
+        latency = dram + beside
+    return {
+        "compute_cycles": compute,
         "dram_cycles": dram,
         "buffer_cycles": buffer,
         "vector_cycles": vector,
-        "latency_cycles": latency,
-        "dram_left_bytes": t.left_bytes * p.batch,
-        "dram_right_bytes": t.right_bytes * p.batch,
-        "dram_result_bytes": t.result_bytes * p.batch,
-        "padded": padded,
-        **{f"traffic{i}": values for i, values in enumerate(traffic)},
+        "latency_cycles": np.ceil(latency + wait),
     }
-    chosen = {"dataflow": DATAFLOWS.index(dataflow), "sub_arrays": side * side}
-    return {name: values[pick] for name, values in found.items()} | {n: ones * v for n, v in chosen.items()}
+
+
+def _buffer_cycles(hardware: Hardware, traffic: list[Float]) -> Float:
+    """Cycles that the busiest buffer port needs."""
+    buffers: tuple[Buffer, ...] = (hardware.buffers.input, hardware.buffers.weight, hardware.buffers.output)
+    busy = np.zeros(len(traffic[0]))
+    for index, buffer in enumerate(buffers):
+        read, write = traffic[index], traffic[index + 3]
+        on_port = np.maximum(read, write) if buffer.ports == 2 else read + write
+        busy = np.maximum(busy, on_port / buffer.bandwidth_bytes_per_cycle)
+    return busy
 
 
 def _least(key: Float, product: Int, products: int) -> Int:
@@ -231,59 +309,31 @@ def _key(objective: str, latency: Float, typical_pj: Float, allowed: NDArray[np.
     return np.where(allowed, key, np.inf)
 
 
-def _buffer_traffic(
-    p: Products, t: Tilings, dataflow: Dataflow, row_folds: Int, col_folds: Int, cuts: Int, accumulator_bits: int
-) -> Float:
-    """Bytes with the whole batch, (6, candidates): reads of the three buffers, then their writes."""
-    stationary = dataflow == "weight_stationary"
-    sums = p.M * p.N * p.batch * (accumulator_bits / 8) * (row_folds if stationary else cuts)
-    traffic = np.empty((6, len(p)))
-    traffic[0] = p.M * p.K * p.batch * col_folds * p.left_bits / 8
-    traffic[1] = p.K * p.N * p.batch * (cuts if stationary else row_folds) * p.right_bits / 8
-    traffic[2] = traffic[5] = sums
-    traffic[3], traffic[4] = t.left_bytes * p.batch, t.right_bytes * p.batch
-    return traffic
-
-
-def _buffer_cycles(hardware: Hardware, traffic: Float) -> Float:
-    """Cycles that the busiest buffer port needs."""
-    buffers: tuple[Buffer, ...] = (hardware.buffers.input, hardware.buffers.weight, hardware.buffers.output)
-    busy = np.zeros(traffic.shape[1])
-    for index, buffer in enumerate(buffers):
-        read, write = traffic[index], traffic[index + 3]
-        on_port = np.maximum(read, write) if buffer.ports == 2 else read + write
-        busy = np.maximum(busy, on_port / buffer.bandwidth_bytes_per_cycle)
-    return busy
-
-
-def _typical_pj(prices: Prices, macs: Int, padded: Int, traffic: Float, dram_bytes: Float) -> Float:
-    """Typical energy without leakage: for the scheduler's choice."""
+def _typical_pj(prices: Prices, p: Products, found: Columns) -> Float:
+    """Typical energy, leakage of its time included: for the scheduler's choice."""
     sram = np.concatenate([prices.sram_read_pj_per_byte[:, 1], prices.sram_write_pj_per_byte[:, 1]])
-    work = macs * (prices.mac_pj[1] + prices.register_pj[1]) + padded * prices.idle_pe_pj[1]
-    return work + sram @ traffic + dram_bytes * prices.dram_pj_per_byte[1]
+    dram_bytes = found["dram_left_bytes"] + found["dram_right_bytes"] + found["dram_result_bytes"]
+    return (
+        p.macs_once * (prices.mac_pj[1] + prices.register_pj[1])
+        + found["sums"] * prices.accumulate_pj[1]
+        + found["padded"] * prices.idle_pe_pj[1]
+        + found["transposed_bytes"] * prices.transpose_pj_per_byte[1]
+        + sum(sram[i] * found[f"traffic{i}"] for i in range(6))
+        + dram_bytes * prices.dram_pj_per_byte[1]
+        + found["latency_cycles"] * prices.leakage_pj_per_cycle[1]
+    )
 
 
-def _energy_at_work(p: Products, padded: Float, traffic: Float, dram_bytes: Float, prices: Prices) -> Float:
+def _energy(p: Products, found: Columns, prices: Prices) -> Float:
     """Energy without leakage, (products, parts, 3), of the chosen mappings."""
-    macs = (p.M * p.N * p.K * p.batch)[:, None]
+    macs, sums, padded, transposed = (
+        v[:, None] for v in (p.macs_once, found["sums"], found["padded"], found["transposed_bytes"])
+    )
+    traffic = np.array([found[f"traffic{i}"] for i in range(6)])
+    dram_bytes = found["dram_left_bytes"] + found["dram_right_bytes"] + found["dram_result_bytes"]
     energy = np.zeros((len(p), len(PARTS), 3))
-    energy[:, 0] = macs * prices.mac_pj
-    energy[:, 1] = macs * prices.register_pj + padded[:, None] * prices.idle_pe_pj
+    energy[:, 0] = macs * prices.mac_pj + sums * prices.accumulate_pj
+    energy[:, 1] = macs * prices.register_pj + padded * prices.idle_pe_pj + transposed * prices.transpose_pj_per_byte
     energy[:, 2] = traffic[:3].T @ prices.sram_read_pj_per_byte + traffic[3:].T @ prices.sram_write_pj_per_byte
     energy[:, 3] = dram_bytes[:, None] * prices.dram_pj_per_byte
     return energy
-
-
-def vector_cycles_per_element(hardware: Hardware, kind: str) -> float:
-    """Of one lane: the hardware file's figure, else the table's."""
-    if kind in hardware.vector.cycles_per_element:
-        return hardware.vector.cycles_per_element[kind]
-    return vector_kind(kind)[0]
-
-
-@cache
-def vector_kind(kind: str) -> tuple[float, float]:
-    """(cycles, elements read and written) an element, from `constants/vector.csv`."""
-    rows = {row["kind"]: row for row in table("vector")}
-    row = rows.get(kind, rows["default"])
-    return float(row["cycles_per_element"]), float(row["reads"]) + float(row["writes"])
