@@ -42,6 +42,7 @@ from intaglio.accelerator.vector_kinds import cycles_per_element
 from intaglio.errors import UserError
 
 Columns = dict[str, NDArray]
+SHARES = np.array([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16])  # sub-arrays that work on one product
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Costs:
     transposed_bytes: Float
     sram_bytes: Float
     energy_pj: Float
+    cut_m: Int  # the product is cut in two there, and what is said of tiles is said of the first part; 0: whole
+    cut_n: Int
 
     @property
     def stall_cycles(self) -> Float:
@@ -99,6 +102,7 @@ class Tiler:
         self._candidates = lru_cache(maxsize=32)(self._all_candidates)
         self.find: Callable[[Limits, int, str, Dataflow, Overlap, bool, bool, int, int], tuple[Products, Tilings, Int]]
         self.find = lru_cache(maxsize=128)(self._find)
+        self.parts: Callable[[str, bytes, bytes], Tiler] = lru_cache(maxsize=16)(self._parts)
 
     def _find(
         self,
@@ -116,9 +120,14 @@ class Tiler:
         p, found = self._candidates(limits, bits, number, dataflow, swapped, tiling)
         rows, cols = limits.rows // side, limits.cols // side
         tilings = tile_products(p, found, dataflow, overlap, rows, cols, side * side)
-        shares = 2 ** np.arange(most_shares.bit_length())
+        shares = SHARES[most_shares >= SHARES]
         tilings = tilings.take(np.repeat(np.arange(len(tilings.product)), len(shares)))
         return p.take(tilings.product), tilings, np.tile(shares, len(tilings.product) // len(shares))
+
+    def _parts(self, dimension: str, rows: bytes, cuts: bytes) -> Tiler:
+        """Of the products `rows`, cut at `cuts` of a dimension: all first parts, then all second ones."""
+        p, at = self.products.take(np.frombuffer(rows, dtype=np.int64)), np.frombuffer(cuts, dtype=np.int64)
+        return Tiler(replace(p, **{dimension: at}).join(replace(p, **{dimension: getattr(p, dimension) - at})))
 
     def _all_candidates(
         self, limits: Limits, bits: int, number: str, dataflow: Dataflow, swapped: bool, tiling: bool
@@ -137,17 +146,8 @@ def cost_products(
     labels = names or [f"row {i + 1}" for i in range(len(tiler.products))]
     p = as_stored(tiler.products, array.operand_bits, array.number)
     require_sums(p, labels, array)
-    best: Columns | None = None
-    for candidate in _mappings(hardware, dataflows):
-        found = _cost_mapping(tiler, hardware, prices, limits, *candidate)
-        if best is None:
-            best = found
-            continue
-        better = found["key"] < best["key"]
-        for name, values in best.items():
-            values[better] = found[name][better]
-    assert best is not None
-    key = best.pop("key")
+    best = _best_mapping(tiler, hardware, prices, dataflows)
+    key = best["key"]
     if not np.isfinite(key).all():
         require_room(p, labels, limits, dataflows)
         i = int(np.argmax(~np.isfinite(key)))
@@ -155,11 +155,84 @@ def cost_products(
             f"{labels[i]}: schedule.fused_attention keeps the scores of a block of queries on chip, and not one query "
             "fits into the buffers; what would help: larger buffers, or fused_attention = false"
         )
-    best["energy_pj"] = _energy(tiler.products, best, prices)
-    best["sram_bytes"] = np.sum([best.pop(f"traffic{i}") for i in range(6)], axis=0)
-    for name in ("padded", "sums"):
+    if hardware.schedule.cut:
+        _cut_in_two(tiler, best, hardware, prices, dataflows)
+    traffic = np.array([best.pop(f"traffic{i}") for i in range(6)])
+    energy = _energy(tiler.products, best, traffic, prices)
+    for name in ("key", "padded", "sums", "typical_pj", "least_cycles"):
         del best[name]
-    return Costs(**best)
+    return Costs(**best, energy_pj=energy, sram_bytes=traffic.sum(axis=0))
+
+
+def _best_mapping(tiler: Tiler, hardware: Hardware, prices: Prices, dataflows: tuple[Dataflow, ...]) -> Columns:
+    """Of every product, run whole."""
+    limits = limits_of(hardware)
+    best: Columns = {}
+    for candidate in _mappings(hardware, dataflows):
+        found = _cost_mapping(tiler, hardware, prices, limits, *candidate)
+        if not best:
+            best = found
+            continue
+        least = np.minimum(best["least_cycles"], found["least_cycles"])
+        better = found["key"] < best["key"]
+        for name, values in best.items():
+            values[better] = found[name][better]
+        best["least_cycles"] = least
+    nothing = np.zeros(len(tiler.products), dtype=np.int64)
+    return best | {"cut_m": nothing, "cut_n": nothing.copy()}
+
+
+# What the two parts of a product take together; the rest (dataflow, tiles) is told of the first.
+_SUMS = (
+    *("padded", "sums", "folds", "compute_cycles", "dram_cycles", "buffer_cycles", "vector_cycles", "latency_cycles"),
+    *("dram_left_bytes", "dram_right_bytes", "dram_result_bytes", "transposed_bytes", "typical_pj"),
+    *(f"traffic{i}" for i in range(6)),
+)
+
+
+def _cut_in_two(
+    tiler: Tiler, best: Columns, hardware: Hardware, prices: Prices, dataflows: tuple[Dataflow, ...]
+) -> None:
+    """Cut a product along M or N where its two parts, each with a mapping of its own, are better than the whole.
+
+    What fills whole folds in the least time that any mapping allows gains nothing and is left alone.
+    `best` changes in place.
+    """
+    for dimension in ("M", "N"):
+        rows, cuts = _cuts(tiler.products, best, hardware.array, dimension)
+        if not rows.size:
+            continue
+        parts = tiler.parts(dimension, rows.tobytes(), cuts.tobytes())
+        found = _best_mapping(parts, hardware, prices, dataflows)
+        first, second = (
+            {name: v[half] for name, v in found.items()} for half in (slice(0, len(rows)), slice(len(rows), None))
+        )
+        both = first | {name: first[name] + second[name] for name in _SUMS}
+        key = _key(hardware.schedule.objective, both["latency_cycles"], both["typical_pj"], np.isfinite(first["key"]))
+        pick = _least_of(key, rows)
+        pick = pick[key[pick] < best["key"][rows[pick]]]
+        for name in best:
+            if name not in ("key", "cut_m", "cut_n", "least_cycles"):
+                best[name][rows[pick]] = both[name][pick]
+        best["key"][rows[pick]] = key[pick]
+        for name in ("cut_m", "cut_n"):
+            best[name][rows[pick]] = cuts[pick] if name[-1].upper() == dimension else 0
+
+
+def _cuts(p: Products, best: Columns, array: Array, dimension: str) -> tuple[Int, Int]:
+    """(product, where to cut it), sorted by product: after one fold, before the last, at each eighth."""
+    length = getattr(p, dimension)
+    whole = (p.attention == 0) & ((p.taps == 1) | (dimension == "N"))
+    found = []
+    for side in {array.rows, array.cols}:
+        rows = np.flatnonzero(whole & ((length % side > 0) | (best["latency_cycles"] > best["least_cycles"])))
+        folds = ceil_div(length[rows], side)
+        for at in (np.ones_like(folds), folds - 1, *(folds * part // 8 for part in range(1, 8))):
+            cut = at * side
+            inside = (cut > 0) & (cut < length[rows])
+            found.append(np.stack([rows[inside], cut[inside]]))
+    pairs = np.unique(np.concatenate(found, axis=1), axis=1)
+    return pairs[0], pairs[1]
 
 
 def _mappings(hardware: Hardware, dataflows: tuple[Dataflow, ...]) -> Iterator[tuple[Dataflow, bool, int, int]]:
@@ -190,8 +263,9 @@ def _cost_mapping(
     found |= _traffic(p, t, found, array, dataflow)
     found |= _times(p, t, found, hardware, dataflow, array.rows // side)
     allowed = (t.pieces * shares <= found.pop("streams")) & t.feasible
-    key = _key(schedule.objective, found["latency_cycles"], _typical_pj(prices, p, found), allowed)
-    pick = _least(key, t.product, len(tiler.products))
+    found["typical_pj"] = _typical_pj(prices, p, found)
+    key = _key(schedule.objective, found["latency_cycles"], found["typical_pj"], allowed)
+    pick = _least_of(key, t.product)
     ones = np.ones(len(pick), dtype=np.int64)
     plain = (p.taps == 1) & (p.attention == 0)
     found |= {"key": key, "swapped": plain * int(swapped), "pieces": t.pieces, "shares": shares}
@@ -209,7 +283,9 @@ def _work(p: Products, t: Tilings, shares: Int, array: Array, dataflow: Dataflow
     cuts = t.pieces * shares
     row_folds, col_folds = ceil_div(on_rows, rows), column_folds(on_cols, t.tile_n, cols)
     at_once = row_folds * col_folds * p.batch
-    compute = cycles_of_cuts(at_once, streams, cuts, side * side, rows, cols, dataflow, array.overlap)
+    use = (side * side, rows, cols, dataflow, array.overlap)
+    compute = cycles_of_cuts(at_once, streams, cuts, *use)
+    uncut = row_folds * ceil_div(on_cols, cols) * p.batch
     if array.overlap == "none":
         compute = compute - (p.batch - 1)  # SCALE-Sim takes one cycle off every run
     covered = at_once.astype(np.float64) * streams * (rows * cols)
@@ -222,6 +298,7 @@ def _work(p: Products, t: Tilings, shares: Int, array: Array, dataflow: Dataflow
         "mapped_fraction": p.macs_once / covered,
         "padded": covered - p.macs_once,
         "compute_cycles": compute.astype(np.float64),
+        "uncut_cycles": cycles_of_cuts(uncut, streams, np.ones_like(cuts), *use).astype(np.float64),
     }
 
 
@@ -260,20 +337,26 @@ def _times(p: Products, t: Tilings, found: Columns, hardware: Hardware, dataflow
     vector = lane_cycles / hardware.vector.lanes
     compute = found["compute_cycles"] + rows * (found["transposed_bytes"] > 0)  # a transposer fills before it gives
     wait = hardware.dram.latency_ns * array.clock_mhz / 1e3 * (dram_bytes > 0)
-    beside = np.maximum(np.maximum(compute, buffer), vector)
     if hardware.buffers.double_buffered:
         stationary = np.minimum(p.K * p.N, array.pes) * p.right_bits / 8 * (dataflow == "weight_stationary")
         first = stationary * (p.right_on_chip == 0) / a_cycle
         last = np.minimum(p.M * p.N, array.pes) * array.result_bits / 8 * (p.result_on_chip == 0) / a_cycle
-        latency = first + np.maximum(beside, dram - first - last) + last
     else:
-        latency = dram + beside
+        first, last = dram, 0 * dram
+    once = (
+        p.M * p.K * p.left_bits * (p.left_on_chip == 0) * (p.taps == 1)
+        + p.K * p.N * p.right_bits * (p.right_on_chip == 0)
+        + p.M * p.N * array.result_bits * (p.result_on_chip == 0)
+    ) * (p.batch / 8)
+    fewest = np.maximum(found.pop("uncut_cycles"), once / a_cycle - first - last)
+    latency = np.maximum(np.maximum(np.maximum(compute, buffer), vector), dram - first - last)
     return {
         "compute_cycles": compute,
         "dram_cycles": dram,
         "buffer_cycles": buffer,
         "vector_cycles": vector,
-        "latency_cycles": np.ceil(latency + wait),
+        "latency_cycles": np.ceil(wait + first + latency + last),
+        "least_cycles": np.ceil(wait + first + fewest + last),  # of any mapping: one piece, everything fetched once
     }
 
 
@@ -288,14 +371,14 @@ def _buffer_cycles(hardware: Hardware, traffic: list[Float]) -> Float:
     return busy
 
 
-def _least(key: Float, product: Int, products: int) -> Int:
-    """Index of the least key of each product; `product` is sorted and names each of them."""
-    starts = np.searchsorted(product, np.arange(products))
-    if len(key) == products:
+def _least_of(key: Float, product: Int) -> Int:
+    """Index of the least key of each product that is named; `product` is sorted."""
+    starts = np.flatnonzero(np.diff(product, prepend=-1))
+    if len(starts) == len(key):
         return starts
-    least = np.minimum.reduceat(key, starts)
-    at_least = np.flatnonzero(key == least[product])
-    return at_least[np.searchsorted(product[at_least], np.arange(products))]
+    least = np.repeat(np.minimum.reduceat(key, starts), np.diff(starts, append=len(key)))
+    at_least = np.flatnonzero(key == least)
+    return at_least[np.flatnonzero(np.diff(product[at_least], prepend=-1))]
 
 
 def _key(objective: str, latency: Float, typical_pj: Float, allowed: NDArray[np.bool_]) -> Float:
@@ -324,12 +407,11 @@ def _typical_pj(prices: Prices, p: Products, found: Columns) -> Float:
     )
 
 
-def _energy(p: Products, found: Columns, prices: Prices) -> Float:
+def _energy(p: Products, found: Columns, traffic: Float, prices: Prices) -> Float:
     """Energy without leakage, (products, parts, 3), of the chosen mappings."""
     macs, sums, padded, transposed = (
         v[:, None] for v in (p.macs_once, found["sums"], found["padded"], found["transposed_bytes"])
     )
-    traffic = np.array([found[f"traffic{i}"] for i in range(6)])
     dram_bytes = found["dram_left_bytes"] + found["dram_right_bytes"] + found["dram_result_bytes"]
     energy = np.zeros((len(p), len(PARTS), 3))
     energy[:, 0] = macs * prices.mac_pj + sums * prices.accumulate_pj

@@ -146,6 +146,7 @@ class Schedule(Table):
     """What the scheduler may use beyond one product after another on the whole array.
 
     temporal_tiling: cut the streamed dimension so that partial sums stay on chip.
+    cut: run a product as two, cut along M or N, where the parts, each with a mapping of its own, are better together.
     packing: products with the same left operand become one (`X [W0 A]`, `G [W0^T B^T]`, q/k/v, all text keys and
     values).
     split: sub-arrays share one product by its streamed dimension (split-K in OS, split-M in WS); needs a partition.
@@ -154,6 +155,7 @@ class Schedule(Table):
     """
 
     temporal_tiling: bool = True
+    cut: bool = True
     packing: bool = False
     split: bool = False
     operand_swap: bool = False
@@ -161,7 +163,7 @@ class Schedule(Table):
     objective: Literal["latency", "energy", "energy_delay"] = "latency"
 
 
-PLAIN = Schedule(temporal_tiling=False)
+PLAIN = Schedule(temporal_tiling=False, cut=False)
 
 
 class Hardware(Table):

@@ -40,10 +40,10 @@ from intaglio.accelerator.window import longest_under, window_elements
 ORDERS = (("n", "k", "m"), ("m", "k", "n"), ("m", "n", "k"))
 STREAMED = len(ORDERS)  # the order of the candidate whose streamed operand does not stay
 BLOCKS = STREAMED + 1  # of an attention whose scores stay on chip
-# Tiles on the rows and columns that are tried: so many folds, or all of them in so many trips; columns also in equal parts.
+# Tiles that are tried: so many folds, or all of them in so many trips; on the columns also equal parts.
 ROW_FOLDS, ROW_TRIPS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32]), np.array([1, 2, 3, 4])
 COLUMN_FOLDS, COLUMN_TRIPS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16]), np.array([1, 2, 3])
-COLUMN_PARTS = np.array([2, 3, 4, 5, 6, 8, 12, 16, 24])
+COLUMN_PARTS = np.array([2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40])
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _resident(p: Products, limits: Limits, dataflow: Dataflow, temporal_tiling: 
     fits &= longest > 0
     pieces = ceil_div(streams, np.maximum(longest, 1))
     if not temporal_tiling:
-        fits &= pieces == 1
+        fits &= (pieces == 1) & ((col_tile % limits.cols == 0) | (col_tile == N))
     piece = ceil_div(streams, pieces)
     tile_m, tile_k = (piece, row_tile) if stationary else (row_tile, piece)
     return _best_order(p, limits, fits, pieces, tile_m, col_tile, tile_k)
@@ -165,7 +165,9 @@ def _tiles_of_the_array(on_rows: Int, N: Int, limits: Limits) -> tuple[Int, Int]
 
 
 def _whole_folds(length: Int, side: int, folds: Int, trips: Int) -> Int:
-    counts = np.concatenate([np.broadcast_to(folds, (len(length), len(folds))), ceil_div(ceil_div(length, side), trips)], axis=1)
+    counts = np.concatenate(
+        [np.broadcast_to(folds, (len(length), len(folds))), ceil_div(ceil_div(length, side), trips)], axis=1
+    )
     return np.minimum(counts * side, length)
 
 
