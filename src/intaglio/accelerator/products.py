@@ -79,6 +79,11 @@ class Products:
             **{f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
         )
 
+    def cut(self, dimension: str, rows: Int, cuts: Int) -> Products:
+        """Of the rows `rows`, cut at `cuts` of a dimension: all first parts, then all second ones."""
+        p = self.take(rows)
+        return replace(p, **{dimension: cuts}).join(replace(p, **{dimension: getattr(p, dimension) - cuts}))
+
     def unique(self) -> tuple[Products, Int]:
         """The distinct products (count set to 1) and, for each row, which one it is."""
         alone = replace(self, count=np.ones_like(self.count))

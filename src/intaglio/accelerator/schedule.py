@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from intaglio.accelerator.cost import Tiler
 from intaglio.accelerator.dataflow import Int
 from intaglio.accelerator.lanes import LaneTree
+from intaglio.accelerator.mapping import Tiler
 from intaglio.accelerator.products import Products, products_of
 from intaglio.accelerator.workload import Label, Workload
 

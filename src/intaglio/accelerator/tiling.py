@@ -68,6 +68,12 @@ class Tilings:
     def dram_bytes(self) -> Float:
         return self.left_bytes + self.right_bytes + self.result_bytes
 
+    def join(self, other: Tilings) -> Tilings:
+        """The rows of both, one after the other."""
+        return Tilings(
+            **{f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
+        )
+
     def take(self, index: Int) -> Tilings:
         return Tilings(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
@@ -91,16 +97,24 @@ def candidates_of(p: Products, limits: Limits, dataflow: Dataflow, temporal_tili
 
 
 def tile_products(
-    p: Products, found: Candidates, dataflow: Dataflow, overlap: Overlap, rows: int, cols: int, sub_arrays: int = 1
+    p: Products,
+    found: Candidates,
+    dataflow: Dataflow,
+    overlap: Overlap,
+    rows: int,
+    cols: int,
+    sub_arrays: int = 1,
+    shares: int = 1,
 ) -> Tilings:
-    """The tilings that are best on `sub_arrays` arrays of rows x cols.
+    """The tilings that are best on `sub_arrays` arrays of rows x cols, each piece shared by `shares` of them.
 
     A product that fits in no way has one candidate with `feasible` False.
     """
     column = (slice(None), None)
     on_rows, _, streams = spatial_and_temporal(p.M, p.N, p.K, dataflow)
     folds = (ceil_div(on_rows, rows) * p.batch)[column] * column_folds(p.N[column], found["n"], cols)
-    cycles = cycles_of_cuts(folds, streams[column], found["pieces"], sub_arrays, rows, cols, dataflow, overlap)
+    cuts = np.minimum(found["pieces"] * shares, streams[column])
+    cycles = cycles_of_cuts(folds, streams[column], cuts, sub_arrays, rows, cols, dataflow, overlap)
     return _non_dominated(found, cycles)
 
 
