@@ -40,6 +40,7 @@ TWO_REGISTERS: tuple[Overlap, ...] = ("double_buffered", "shadow")
 WITH_THE_DATA: tuple[Overlap, ...] = ("wavefront", "shadow")  # control travels; otherwise one signal for all PEs
 
 Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 
 
 def ceil_div(dividend: ArrayLike, divisor: ArrayLike) -> Int:
@@ -84,6 +85,34 @@ def cycles_of_folds(
     return np.where(folds > 0, cycles, 0)
 
 
+def cycles_of_cuts(
+    folds: ArrayLike,
+    streams: ArrayLike,
+    cuts: ArrayLike,
+    sub_arrays: int,
+    rows: int,
+    cols: int,
+    dataflow: Dataflow,
+    overlap: Overlap,
+) -> Int:
+    """Cycles of `folds` folds whose streamed dimension is cut into `cuts` lengths that differ by one at most.
+
+    The `sub_arrays` arrays of rows x cols take the folds in turn, the shorter lengths first.
+    """
+    folds, cuts = np.asarray(folds, dtype=np.int64), np.asarray(cuts, dtype=np.int64)
+    shorter, longer = np.divmod(np.asarray(streams, dtype=np.int64), cuts)
+    rounds, long_rounds = ceil_div(folds * cuts, sub_arrays), ceil_div(folds * longer, sub_arrays)
+    short_rounds = rounds - long_rounds
+    if overlap == "none":
+        load = rows if dataflow == "weight_stationary" else 0
+        return rounds * (load + rows + cols - 2 + shorter) + long_rounds - 1
+    last = shorter + (long_rounds > 0)
+    waits = short_rounds * fold_wait(shorter, rows, cols, overlap) + long_rounds * fold_wait(
+        shorter + 1, rows, cols, overlap
+    )
+    return waits - fold_wait(last, rows, cols, overlap) + 2 * rows + cols + last - 2
+
+
 def compute_cycles(
     M: ArrayLike,
     N: ArrayLike,
@@ -98,11 +127,3 @@ def compute_cycles(
     *_, temporal = spatial_and_temporal(M, N, K, dataflow)
     folds = fold_count(M, N, K, rows, cols, dataflow)
     return cycles_of_folds(folds, temporal, rows, cols, dataflow, overlap)
-
-
-def mapped_fraction(
-    M: ArrayLike, N: ArrayLike, K: ArrayLike, rows: int, cols: int, dataflow: Dataflow
-) -> NDArray[np.float64]:
-    """Spatial utilization: PEs that hold work in a fold, over all PEs, mean over the folds."""
-    on_rows, on_cols, _ = spatial_and_temporal(M, N, K, dataflow)
-    return (on_rows * on_cols) / (ceil_div(on_rows, rows) * rows * ceil_div(on_cols, cols) * cols)

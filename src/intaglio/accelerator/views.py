@@ -68,9 +68,8 @@ def time_parts(step: StepCost) -> dict[str, dict[str, float]]:
     for i, label in enumerate(step.vector.labels):
         if step.vector.latency_cycles[i]:
             name = "optimizer" if label.pass_name == "optimizer" else "norms, adds, softmax"
+            name = "what did not fit beside the array" if step.vector.fused[i] else name
             groups[name]["vector unit"] += step.vector.latency_cycles[i] * to_ms
-    if step.exposed_fused_cycles:
-        groups["vector work beside the array"]["vector unit"] += step.exposed_fused_cycles * to_ms
     return {name: dict(group) for name, group in sorted(groups.items(), key=lambda g: -sum(g[1].values()))}
 
 
