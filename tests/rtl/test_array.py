@@ -72,6 +72,7 @@ def test_two_hundred_random_cases(seed):
         check(1000 + 8 * seed + number, mode, overlap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "overlap"), CASES)
 def test_one_mode_arrays(mode, overlap):
     """A PE without the other dataflow's registers."""

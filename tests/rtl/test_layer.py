@@ -49,14 +49,14 @@ def check(design, x, g, weight, a, b, bits, groups, seed):
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("seed", [None, 7], ids=["nearest", "stochastic"])
-@pytest.mark.parametrize("groups", [9, 1], ids=["by token", "by tensor"])
+@pytest.mark.parametrize("groups", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["by token", "by tensor"])
 def test_linear(bits, seed, groups):
     rng = np.random.default_rng(3)
     design = Design(4, 3, overlap="wavefront")
     check(design, *operands(rng, 9, 11, 7, 3, bits, groups, seed), bits, groups, seed)
 
 
-@pytest.mark.parametrize("overlap", ["serial", "shadow"])
+@pytest.mark.parametrize("overlap", [pytest.param("serial", marks=pytest.mark.slow), "shadow"])
 def test_convolution(overlap):
     """Over the rows that `unfold` makes, a scale a sample; `fold` of dx and v is the host's."""
     rng, convolution = np.random.default_rng(5), step.Convolution((3, 3), (2, 2), (1, 1), (1, 1))
@@ -68,7 +68,7 @@ def test_convolution(overlap):
 
 
 @pytest.mark.parametrize("seed", [None, 7])
-@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("bits", [2, pytest.param(5, marks=pytest.mark.slow), 8])
 def test_edges_of_requantization(bits, seed):
     """Sums of every length, both signs, zeros, -2^31, and exponents far apart, by row and by column."""
     from amaranth.sim import Simulator
