@@ -10,6 +10,7 @@ pytest.importorskip("amaranth", reason="needs intaglio[rtl]")
 from intaglio.accelerator.array_simulator import run_array
 from intaglio.accelerator.dataflow import ARRAY_OVERLAPS, compute_cycles
 from intaglio.rtl.design import GEMM_CYCLES, MODES, OVERLAPS, Design
+from intaglio.rtl.instructions import LEFT, RIGHT
 from intaglio.rtl.program import Program, gemm_program, gemms_program, sums_of
 from intaglio.rtl.simulate import Stuck, run
 
@@ -163,3 +164,21 @@ def test_a_gemm_that_does_not_fit_says_so():
         ValueError, match="GEMM 300 x 2 x 3 does not fit: left 300 words of 256, result 300 words of 256"
     ):
         gemm_program(Design(3, 2), np.zeros((300, 3)), np.zeros((3, 2)), "weight_stationary")
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(4, 3), (1, 5)])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_transposer_turns_operands_as_they_are_loaded(mode, rows, cols):
+    """WS: W^T from W as it lies; OS: the left operand too, which it wants by columns."""
+    design, rng = Design(rows, cols, transposers=("left", "right")), np.random.default_rng(6)
+    x, w = rng.integers(-128, 128, (7, 10)).astype(np.int8), rng.integers(-128, 128, (8, 10)).astype(np.int8)
+    program = Program(design)
+    if mode == "weight_stationary":
+        program.load_left(x, mode)
+    else:
+        program.load_turned(LEFT, x)
+    program.load_turned(RIGHT, w)
+    program.gemm((7, 8, 10), mode, after=("LOAD",))
+    program.store(0, 7 * -(-8 // cols))
+    words, *_ = run(program)
+    assert np.array_equal(sums_of(words, 7, 8, design), x.astype(int) @ w.T)

@@ -25,6 +25,7 @@ DESIGNS = {
     "2x5, one half": Design(2, 5, overlap="serial", halves=1, **SMALL),
     "3x2, WS": Design(3, 2, modes=MODES[:1], overlap="double_buffered", **SMALL),
     "2x3, OS, 24 bits": Design(2, 3, modes=MODES[1:], overlap="wavefront", sum_bits=24, **SMALL),
+    "3x2, transposers": Design(3, 2, transposers=("left", "right"), **SMALL),
     "2x2, 4 bits": Design(2, 2, operand_bits=4, sum_bits=20, **SMALL),
 }
 

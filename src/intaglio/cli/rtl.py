@@ -66,6 +66,7 @@ def design_of(hardware: Hardware) -> Design:
         right_words=words(buffers.weight.size_bytes, array.cols * array.operand_bits),
         result_words=words(buffers.output.size_bytes, array.cols * array.accumulator_bits),
         halves=halves,
+        transposers=array.transposers,
     )
 
 

@@ -29,6 +29,7 @@ from intaglio.rtl.instructions import (
     ROW_EXPONENTS,
     STORE,
 )
+from intaglio.rtl.transposer import Transposer
 
 
 class Controller(wiring.Component):
@@ -93,26 +94,41 @@ class Controller(wiring.Component):
     def _load(self, m: Module, job: Any, start: Any) -> Signal:
         """Beats of the input port into a buffer."""
         running, target = Signal(LOAD), Signal(5)
-        loading, taken = Signal(), Signal()
+        loading, taken, step, write, flushing = Signal(), Signal(), Signal(), Signal(), Signal()
+        turned, ready, lanes = self._transposers(m, running, start, step)
         m.d.comb += [
             taken.eq(loading & self.in_valid),
             self.in_ready.eq(loading),
-            target.eq(Mux(taken, 1 << running.target, 0)),
+            step.eq(taken | flushing),
+            write.eq(Mux(running.turn, step & ready, taken)),
+            target.eq(Mux(write, 1 << running.target, 0)),
             self.left_write.eq(target[LEFT]),
             self.right_write.eq(target[RIGHT]),
             self.result_write.eq(target[RESULT]),
             self.row_exponent_write.eq(target[ROW_EXPONENTS]),
             self.column_exponent_write.eq(target[COLUMN_EXPONENTS]),
             self.load_address.eq(running.address),
-            self.load_data.eq(self.in_data),
+            self.load_data.eq(Mux(running.turn, turned, self.in_data)),
             self.load_exponent.eq(self.in_data[:EXPONENT_BITS].as_signed()),
         ]
         with m.If(start):
             m.d.sync += [running.eq(job), loading.eq(1)]
-        with m.Elif(taken):
-            m.d.sync += [running.address.eq(running.address + 1), running.count.eq(running.count - 1)]
-            m.d.sync += loading.eq(running.count != 1)
-        return loading
+        with m.Elif(step):
+            m.d.sync += [running.address.eq(running.address + write), running.count.eq(running.count - 1)]
+            with m.If(running.count == 1):  # the last block is still in the transposer
+                m.d.sync += [loading.eq(0), flushing.eq(loading & running.turn), running.count.eq(lanes)]
+        return loading | flushing
+
+    def _transposers(self, m: Module, job: Any, start: Any, step: Any) -> tuple[Any, Any, Any]:
+        """The turned word of the job's operand, whether there is one, and the words of a block."""
+        turned, ready, lanes = Signal(input_bits(self.design)), Signal(), Signal(ADDRESS_BITS)
+        for edge, target, n in (("left", LEFT, self.design.rows), ("right", RIGHT, self.design.cols)):
+            if edge in self.design.transposers:
+                m.submodules[f"transpose_{edge}"] = part = Transposer(n, self.design.operand_bits)
+                m.d.comb += [part.clear.eq(start), part.step.eq(step), part.word.eq(self.in_data)]
+                with m.If(job.target == target):
+                    m.d.comb += [turned.eq(part.turned), ready.eq(part.valid), lanes.eq(n)]
+        return turned, ready, lanes
 
     def _store(self, m: Module, job: Any, start: Any) -> Any:
         """Words of the result buffer to the output port, one a cycle while it is taken."""

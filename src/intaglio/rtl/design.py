@@ -9,6 +9,7 @@ from intaglio.errors import Problems
 
 Mode = Literal["weight_stationary", "output_stationary"]
 Overlap = Literal["serial", "double_buffered", "wavefront", "shadow"]
+Edge = Literal["left", "right"]
 MODES: tuple[Mode, ...] = ("weight_stationary", "output_stationary")
 OVERLAPS: tuple[Overlap, ...] = ("serial", "double_buffered", "wavefront", "shadow")
 
@@ -31,6 +32,7 @@ class Design:
 
     left_words, right_words, result_words: words of `rows` operands, of `cols` operands and of `cols` sums in each half
     of the three buffers.
+    transposers: the operands that a LOAD can turn.
     early: cycles by which each fold starts before its wait is over. Anything but 0 is wrong: for tests of the wait.
     """
 
@@ -44,6 +46,7 @@ class Design:
     right_words: int = 256
     result_words: int = 256
     halves: Literal[1, 2] = 2
+    transposers: tuple[Edge, ...] = ()
     early: int = 0
 
     def __post_init__(self) -> None:

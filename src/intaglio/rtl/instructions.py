@@ -20,8 +20,9 @@ TO_RESULT, TO_LEFT, TO_RIGHT = range(3)
 
 _NUMBER = unsigned(ADDRESS_BITS)
 
-LOAD = data.StructLayout({"target": 3, "address": _NUMBER, "count": _NUMBER})
-"""`count` beats of the input port into words from `address`, or into exponents, one a beat."""
+LOAD = data.StructLayout({"target": 3, "turn": 1, "address": _NUMBER, "count": _NUMBER})
+"""`count` beats of the input port into words from `address`, or into exponents, one a beat. turn: whole square blocks
+of an operand, each transposed on its way."""
 
 GEMM = data.StructLayout(
     {

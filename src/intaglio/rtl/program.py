@@ -31,15 +31,30 @@ class Program:
         padded = [np.pad(words, ((0, 0), (0, width - words.shape[1]))) for words in self.loaded]
         return np.concatenate(padded) if padded else np.zeros((0, width), dtype=np.uint8)
 
-    def load(self, target: int, address: int, words: Bytes, after: tuple[str, ...] = ()) -> None:
+    def load(self, target: int, address: int, words: Bytes, after: tuple[str, ...] = (), *, turn: bool = False) -> None:
         self.loaded.append(words)
-        self.instructions.append(encode("LOAD", after=after, target=target, address=address, count=len(words)))
+        self.instructions.append(
+            encode("LOAD", after=after, target=target, turn=int(turn), address=address, count=len(words))
+        )
 
     def load_left(self, left_MK: Int, mode: Mode, address: int = 0, after: tuple[str, ...] = ()) -> None:
         self.load(LEFT, address, left_words(left_MK, mode, self.design), after)
 
     def load_right(self, right_KN: Int, address: int = 0, after: tuple[str, ...] = ()) -> None:
         self.load(RIGHT, address, right_words(right_KN, self.design), after)
+
+    def load_turned(self, target: int, rows_of_words: Int, address: int = 0, after: tuple[str, ...] = ()) -> None:
+        """The operand whose words are the columns of this matrix, from its rows as they lie: whole blocks, so that up
+        to a block less one of the words behind the operand are overwritten."""
+        lanes = self.design.rows if target == LEFT else self.design.cols
+        if ("left" if target == LEFT else "right") not in self.design.transposers:
+            raise ValueError("this machine has no transposer on that edge")
+        height, width = rows_of_words.shape
+        padded = np.pad(rows_of_words, ((0, -height % lanes), (0, -width % lanes)))
+        for block in range(0, len(padded), lanes):
+            tiles = padded[block : block + lanes].reshape(lanes, -1, lanes).swapaxes(0, 1).reshape(-1, lanes)
+            words = _words(tiles, lanes, self.design.operand_bits)
+            self.load(target, address + block // lanes * width, words, after, turn=True)
 
     def load_sums(self, sums_MN: Int, address: int = 0, after: tuple[str, ...] = ()) -> None:
         self.load(RESULT, address, result_words(sums_MN, self.design), after)
