@@ -91,7 +91,7 @@ class Controller(wiring.Component):
         ]
         return m
 
-    def _load(self, m: Module, job: Any, start: Any) -> Signal:
+    def _load(self, m: Module, job: Any, start: Any) -> Any:
         """Beats of the input port into a buffer."""
         running, target = Signal(LOAD), Signal(5)
         loading, taken, step, write, flushing = Signal(), Signal(), Signal(), Signal(), Signal()
