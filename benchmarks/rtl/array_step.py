@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from intaglio.kernels.weight_product.definition import scaled
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.quantizers import integer_step
-from intaglio.rtl.design import GEMM_CYCLES, Mode
+from intaglio.rtl.design import GEMM_CYCLES, Edge, Mode
 from intaglio.rtl.instructions import TO_RESULT
 from intaglio.rtl.program import Program, gemms_program, sums_of
 from intaglio.rtl.verify import VerilatedMachine
@@ -34,6 +34,8 @@ class Row:
     K: int
     dataflow: Mode
     compute_cycles: int
+    turned: tuple[Edge, ...]
+    """Operands that do not lie as the dataflow wants them, and pass a transposer."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Tally:
     array_cycles: int = 0
     model_cycles: int = 0
     machine_cycles: int = 0
+    turned: int = 0
 
 
 class OnArray(TorchDispatchMode):
@@ -81,14 +84,16 @@ class OnArray(TorchDispatchMode):
         tally, row = self.tally, self.rows[self.tally.gemms]
         if came != ({row.M}, {row.N}, row.K):
             raise AssertionError(f"product {tally.gemms} is {came}; the trace has {row}")
-        program, places = gemms_program(self.machine.design, gemms, row.dataflow)
+        program, places = gemms_program(self.machine.design, gemms, row.dataflow, row.turned)
         words, gemm_cycles, cycles = self.machine.run(program)
         sums = [
             sums_of(words[place], len(x), w.shape[1], self.machine.design)
             for (x, w), place in zip(gemms, places, strict=True)
         ]
-        compute_cycles = gemm_cycles - GEMM_CYCLES
+        filling = self.machine.design.rows if row.turned else 0  # what its LOAD takes beyond its words
+        compute_cycles = gemm_cycles - GEMM_CYCLES + filling
         tally.gemms += 1
+        tally.turned += len(row.turned)
         tally.equal_sums += all(
             np.array_equal(got, x.astype(np.int32) @ w.astype(np.int32))
             for got, (x, w) in zip(sums, gemms, strict=True)

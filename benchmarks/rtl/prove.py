@@ -24,9 +24,10 @@ from intaglio.accelerator.hardware import load_hardware
 from intaglio.cli import simulate
 from intaglio.cli.rtl import design_of
 from intaglio.evaluation.subject import sample_cat
+from intaglio.rtl.design import Edge
 from intaglio.rtl.verify import VerilatedMachine, build
 from intaglio.trace.recorder import Recorder
-from intaglio.trace.schema import write_trace
+from intaglio.trace.schema import Event, write_trace
 from intaglio.training.optimizer import make_optimizer
 from intaglio.training.prepare import Job, choose_products, plan, prepare
 from intaglio.training.recipe import Recipe
@@ -95,10 +96,33 @@ def simulated(recorder: Recorder, hardware_file: str, folder: Path) -> list[Row]
     events = [event for event in trace.events if event.is_product]
     assert len(events) == len(lines)
     return [
-        Row(event.M, event.N, event.K, line["dataflow"], int(float(line["compute_cycles"])))  # type: ignore[arg-type]
+        _row(event, line)
         for event, line in zip(events, lines, strict=True)
         if all(operand.bits == 8 for operand in event.operands)
     ]
+
+
+TURNED: dict[tuple[str, str], tuple[Edge, ...]] = {
+    ("output", "weight_stationary"): ("right",),
+    ("output", "output_stationary"): ("left", "right"),
+    ("grad_input", "output_stationary"): ("left",),
+    ("grad_weight", "weight_stationary"): ("left",),
+}
+"""What must be turned of x W^T, g W and g^T h, all row by row in memory."""
+
+
+def _row(event: Event, line: dict[str, str]) -> Row:
+    turned = TURNED.get((event.pass_name, line["dataflow"]), ())
+    if bool(turned) != (float(line["transposed_bytes"]) > 0):
+        raise AssertionError(f"{event.layer} {event.pass_name}: {turned} against the model's {line}")
+    return Row(
+        event.M,
+        event.N,
+        event.K,
+        line["dataflow"],
+        int(float(line["compute_cycles"])),
+        turned,  # type: ignore[arg-type]
+    )
 
 
 def table(hardware_file: str, tally: Tally, gemms: int, same: bool, loss: float, seconds: tuple[float, float]) -> str:
@@ -114,6 +138,7 @@ def table(hardware_file: str, tally: Tally, gemms: int, same: bool, loss: float,
         f"{'GEMMs with equal cycles':<28}{tally.equal_cycles:,} of {gemms:,}",
         f"{'requantizations':<28}{tally.equal_codes:,} of {tally.requantizations:,} with equal codes and exponents",
         f"{'compute cycles':<28}{tally.array_cycles:,} on the array, {tally.model_cycles:,} by simulate --trace",
+        f"{'operands turned':<28}{tally.turned:,} by transposers, `rows` cycles to fill a product",
         f"{'cycles of the machine':<28}{tally.machine_cycles:,}, with loads, stores and requantizations",
         f"{'loss of the step':<28}{loss!r}",
         f"{'time':<28}{seconds[0]:.0f} s to prepare and build, {seconds[1]:.0f} s to run",

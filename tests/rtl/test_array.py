@@ -182,3 +182,12 @@ def test_a_transposer_turns_operands_as_they_are_loaded(mode, rows, cols):
     program.store(0, 7 * -(-8 // cols))
     words, *_ = run(program)
     assert np.array_equal(sums_of(words, 7, 8, design), x.astype(int) @ w.T)
+
+
+def test_a_turned_load_takes_a_block_of_cycles_more():
+    """What the model charges once for a transposer: the cycles to fill it."""
+    design, rng = Design(4, 4, transposers=("left", "right")), np.random.default_rng(8)
+    gemms = [(rng.integers(-128, 128, (8, 4)), rng.integers(-128, 128, (4, 4)))]
+    runs = [run(gemms_program(design, gemms, "weight_stationary", turned)[0]) for turned in ((), ("left",), ("right",))]
+    assert [total - runs[0][2] for *_, total in runs[1:]] == [4, 4]
+    assert all(np.array_equal(words, runs[0][0]) for words, *_ in runs)

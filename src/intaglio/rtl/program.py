@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from intaglio.rtl.design import Design, Mode, input_bits
+from intaglio.rtl.design import Design, Edge, Mode, input_bits
 from intaglio.rtl.instructions import COLUMN_EXPONENTS, LEFT, RESULT, RIGHT, ROW_EXPONENTS, encode
 
 Int = NDArray[np.integer]
@@ -113,17 +113,32 @@ def gemm_program(design: Design, left_MK: Int, right_KN: Int, mode: Mode) -> Pro
     return gemms_program(design, [(left_MK, right_KN)], mode)[0]
 
 
-def gemms_program(design: Design, gemms: Sequence[tuple[Int, Int]], mode: Mode) -> tuple[Program, list[slice]]:
-    """Load all operands, multiply back to back, store the sums; and where the words of each lie."""
+def gemms_program(
+    design: Design, gemms: Sequence[tuple[Int, Int]], mode: Mode, turned: tuple[Edge, ...] = ()
+) -> tuple[Program, list[slice]]:
+    """Load all operands, multiply back to back, store the sums; and where the words of each lie.
+
+    turned: operands that come as they do not lie in the buffer, and pass a transposer.
+    """
     program, places = Program(design), []
     left = right = result = 0
     for left_MK, right_KN in gemms:
-        program.load(LEFT, left, words := left_words(left_MK, mode, design), after=("GEMM", "STORE"))
+        (M, K), N = left_MK.shape, right_KN.shape[1]
+        if "left" in turned:
+            program.load_turned(LEFT, left_MK.T if mode == "weight_stationary" else left_MK, left)
+        else:
+            program.load_left(left_MK, mode, left)
+        if "right" in turned:
+            program.load_turned(RIGHT, right_KN.T, right)
+        else:
+            program.load_right(right_KN, right)
         places.append((left, right, result))
-        left += len(words)
-        program.load(RIGHT, right, words := right_words(right_KN, design))
-        right += len(words)
-        result += len(left_MK) * -(-right_KN.shape[1] // design.cols)
+        on_rows, streamed = (K, M) if mode == "weight_stationary" else (M, K)
+        left += -(-on_rows // design.rows) * streamed
+        right += -(-N // design.cols) * K
+        result += -(-N // design.cols) * M
+    spill = {"left": design.rows, "right": design.cols}  # of a last block that is not full
+    left, right = (at + (spill[edge] if edge in turned else 0) for edge, at in (("left", left), ("right", right)))
     used = {"left": (left, design.left_words), "right": (right, design.right_words),
             "result": (result, design.result_words)}  # fmt: skip
     over = [f"{name} {need:,} words of {has:,}" for name, (need, has) in used.items() if need > has]
