@@ -142,7 +142,7 @@ def test_scores_are_computed_again_once_a_backward_pass():
 
 
 def test_attention_in_blocks_by_hand():
-    # 1024 tokens, 8 heads of 80: forward, 128 KiB hold B x (64 + 80) sums, so B = 227, rounded to 192 rows: 6 blocks. Keys
+    # 1024 tokens, 8 heads of 80: forward, 128 KiB hold B x (64 + 80) sums, so B = 227, rounded to 192: 6 blocks. Keys
     # and values of a head are 160 KiB, more than 128: they pass 6 times. Queries and results once.
     step = simulate(attention(1024, 1024, 80, 8), load_hardware("intaglio-64x64"))
     forward = np.array([label.pass_name == "output" for label in step.labels])
