@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from intaglio.accelerator.area import area_of
 from intaglio.accelerator.axes import design_at
+from intaglio.accelerator.chips import efficiency_beside, peak_efficiency, published_chips, step_efficiency
 from intaglio.accelerator.csv_workload import load_csv_workload
 from intaglio.accelerator.energy import prices_of
 from intaglio.accelerator.exploration import digest_of_step
@@ -391,3 +393,22 @@ def test_accumulators_and_second_registers_take_energy():
     assert two.register_pj[1] > one.register_pj[1]
     # An addition of 32 bits at 3.1 fJ a bit, scaled from 45 to 28 nm.
     assert one.accumulate_pj[1] == pytest.approx(32 * 0.0031 * 0.5066, rel=1e-4)
+
+
+# Beside published chips
+
+
+def test_chips_are_compared_on_their_own_terms():
+    step = simulate(workload_of_trace(model_step("dit", 4)), load_hardware(CDM))
+    chips = {chip.design: chip for chip in published_chips()}
+    assert {"BF16 fine-tuning chip", "Voltra", "SIGMA", "Cambricon-Q"} <= chips.keys()
+    assert not chips["FP8 trainer"].dense  # its figure counts operations that sparsity skips
+    peak, effective = peak_efficiency(step.hardware), step_efficiency(step)
+    assert (peak.gops_per_mm2 > effective.gops_per_mm2).all()
+    assert (peak.tops_per_w > effective.tops_per_w).all()
+    assert efficiency_beside(chips["Cambricon-Q"], step).gops_per_mm2.tolist() == peak.gops_per_mm2.tolist()
+    assert efficiency_beside(chips["SIGMA"], step).gops_per_mm2.tolist() == effective.gops_per_mm2.tolist()
+    # 4096 PEs at 500 MHz are 4.096 TOPS.
+    assert peak.gops_per_mm2[1] == pytest.approx(4096 / float(area_of(step.hardware).total_mm2[1]))
+    # 16 nm to 28 nm at nominal supply: area 0.19 / 0.3767, so 1250 GOPS/mm2 are 631.
+    assert chips["Voltra"].gops_per_mm2 == pytest.approx(1250 * 0.19 / (0.21 + 8 / 12 * 0.25))

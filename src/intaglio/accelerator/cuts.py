@@ -22,15 +22,12 @@ _SUMS = (
 )
 
 
-NEAR = 1.01  # a cut this near to the best mapping is looked at again, with its parts cut in turn
-
-
 def cut_in_two(
-    tiler: Tiler, best: Columns, hardware: Hardware, prices: Prices, dataflows: tuple[Dataflow, ...], depth: int = 1
+    tiler: Tiler, best: Columns, hardware: Hardware, prices: Prices, dataflows: tuple[Dataflow, ...]
 ) -> None:
     """Cut a product along M or N where its two parts, each with a mapping of its own, are better than the whole.
 
-    The parts may be cut in turn, `depth` times. `best` changes in place.
+    `best` changes in place.
     """
     design = (hardware, prices, dataflows)
     for dimension in ("M", "N"):
@@ -46,19 +43,11 @@ def cut_in_two(
         found = best_mapping(tiler.parts(dimension, rows, cuts), *design)
         both = _sum_of_parts(found, hardware)
         pick = least_of(both["key"], rows)
-        pick = pick[both["key"][pick] < NEAR * best["key"][rows[pick]]]
-        if not pick.size:
-            continue
+        pick = pick[both["key"][pick] < best["key"][rows[pick]]]
         rows, cuts, both = rows[pick], cuts[pick], {name: v[pick] for name, v in both.items()}
-        if depth:
-            finer = tiler.parts(dimension, rows, cuts)
-            found = best_mapping(finer, *design)
-            cut_in_two(finer, found, *design, depth - 1)
-            both = _sum_of_parts(found, hardware)
-        better = both["key"] < best["key"][rows]
         both |= {"cut_m": cuts * (dimension == "M"), "cut_n": cuts * (dimension == "N")}
         for name, values in best.items():
-            values[rows[better]] = both[name][better]
+            values[rows] = both[name]
 
 
 def _sum_of_parts(found: Columns, hardware: Hardware) -> Columns:
