@@ -29,42 +29,47 @@ def cut_in_two(
 
     `best` changes in place.
     """
+    design = (hardware, prices, dataflows)
     for dimension in ("M", "N"):
         rows, cuts = _cuts(tiler.products, hardware.array, dimension)
         parts = tiler.products.cut(dimension, rows, cuts)
         if hardware.schedule.objective == "latency":
             stored = as_stored(parts, hardware.array.operand_bits, hardware.array.number)
             least = _least_cycles(stored, hardware, dataflows).reshape(2, -1).sum(axis=0)
-            rows, cuts = rows[least < best["latency_cycles"][rows]], cuts[least < best["latency_cycles"][rows]]
+            hopeful = least < best["latency_cycles"][rows]
+            rows, cuts = rows[hopeful], cuts[hopeful]
         if not rows.size:
             continue
-        parts = tiler.parts(dimension, rows, cuts)
-        found = best_mapping(parts, hardware, prices, dataflows)
-        first, second = (
-            {name: v[half] for name, v in found.items()} for half in (slice(0, len(rows)), slice(len(rows), None))
-        )
-        both = first | {name: first[name] + second[name] for name in _SUMS}
-        key = key_of(hardware.schedule.objective, both["latency_cycles"], both["typical_pj"], np.isfinite(first["key"]))
-        pick = least_of(key, rows)
-        pick = pick[key[pick] < best["key"][rows[pick]]]
-        for name in best:
-            if name not in ("key", "cut_m", "cut_n"):
-                best[name][rows[pick]] = both[name][pick]
-        best["key"][rows[pick]] = key[pick]
-        for name in ("cut_m", "cut_n"):
-            best[name][rows[pick]] = cuts[pick] if name[-1].upper() == dimension else 0
+        found = best_mapping(tiler.parts(dimension, rows, cuts), *design)
+        both = _sum_of_parts(found, hardware)
+        pick = least_of(both["key"], rows)
+        pick = pick[both["key"][pick] < best["key"][rows[pick]]]
+        rows, cuts, both = rows[pick], cuts[pick], {name: v[pick] for name, v in both.items()}
+        both |= {"cut_m": cuts * (dimension == "M"), "cut_n": cuts * (dimension == "N")}
+        for name, values in best.items():
+            values[rows] = both[name]
+
+
+def _sum_of_parts(found: Columns, hardware: Hardware) -> Columns:
+    """Of first parts, then second parts: what they take together."""
+    half = len(found["key"]) // 2
+    first, second = ({n: v[part] for n, v in found.items()} for part in (slice(0, half), slice(half, None)))
+    both = first | {name: first[name] + second[name] for name in _SUMS}
+    allowed = np.isfinite(first["key"]) & np.isfinite(second["key"])
+    key = key_of(hardware.schedule.objective, both["latency_cycles"], both["typical_pj"], allowed)
+    return both | {"key": key}
 
 
 def _cuts(p: Products, array: Array, dimension: str) -> tuple[Int, Int]:
-    """(product, where to cut it), sorted by product: after one fold, before the last, at each eighth."""
+    """(product, where to cut it), sorted by product: after one fold, before the last, at each sixteenth."""
     length = getattr(p, dimension)
     rows = np.flatnonzero((p.attention == 0) & ((p.taps == 1) | (dimension == "N")))
     found = []
     for side in {array.rows, array.cols}:
         folds = ceil_div(length[rows], side)
         few = length[rows] * (folds < 16)
-        eighths = [v for part in range(1, 8) for v in (folds * part // 8 * side, few * part // 8)]
-        for cut in (np.full_like(folds, side), (folds - 1) * side, *eighths):
+        between = [folds * part // 16 * side for part in range(1, 16)] + [few * part // 8 for part in range(1, 8)]
+        for cut in (np.full_like(folds, side), (folds - 1) * side, *between):
             inside = (cut > 0) & (cut < length[rows])
             found.append(np.stack([rows[inside], cut[inside]]))
     pairs = np.unique(np.concatenate(found, axis=1), axis=1)
