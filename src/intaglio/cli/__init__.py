@@ -28,6 +28,7 @@ COMMANDS = {
     "compare_hardware": "Methods, ranks and models on several accelerators.",
     "speed": "Time and memory on this machine: a training step, an image, kernels.",
     "kernels": "Which code computes each integer operation on this machine, and why not a better one.",
+    "rtl": "Write the array of a hardware file as Verilog, with a testbench.",
     "explore": "Search accelerator designs for a Pareto front.",
     "study": "Quality: methods over tasks and seeds; a table, plots, contact sheets.",
     "evaluate": "Score an adapter on a task of the study.",
