@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from intaglio.kernels.weight_product.definition import scaled
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from intaglio.kernels.weight_product.definition import scaled
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.quantizers import integer_step
 from intaglio.rtl.design import GEMM_CYCLES, Edge, Mode

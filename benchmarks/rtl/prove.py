@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 from array_step import OnArray, Row, Tally
 from click.testing import CliRunner
+from intaglio.evaluation.subject import sample_cat
+from intaglio.training.optimizer import make_optimizer
 
 from intaglio.accelerator.hardware import load_hardware
 from intaglio.cli import simulate
 from intaglio.cli.rtl import design_of
-from intaglio.evaluation.subject import sample_cat
 from intaglio.rtl.design import Edge
 from intaglio.rtl.verify import VerilatedMachine, build
 from intaglio.trace.recorder import Recorder
 from intaglio.trace.schema import Event, write_trace
-from intaglio.training.optimizer import make_optimizer
 from intaglio.training.prepare import Job, choose_products, plan, prepare
 from intaglio.training.recipe import Recipe
 from intaglio.training.step import batch_loss

@@ -2,8 +2,9 @@
 
 The reader follows ComfyUI's published conventions, release 0.3 (`comfy/lora.py`, `comfy/weight_adapter/lora.py`,
 `comfy/utils.py`): for each key of its map it takes `.lora_up.weight`, `.lora_down.weight` and `.alpha`, and adds
-`alpha / rank * up @ down` to the weight, or to the rows of a fused one; without alpha the factor is 1. Which layers a key
-names: `unet_to_diffusers`, `flux_to_diffusers`. kohya's sd-scripts (`networks/lora.py`) do the same with their keys.
+`alpha / rank * up @ down` to the weight, or to the rows of a fused one; without alpha the factor is 1. Which layers
+a key names: `unet_to_diffusers`, `flux_to_diffusers`. kohya's sd-scripts (`networks/lora.py`) do the same with
+their keys.
 """
 
 from __future__ import annotations

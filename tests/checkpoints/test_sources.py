@@ -384,14 +384,18 @@ def samples(tmp_path_factory):
     return [(source, path.name, path.read_bytes(), config) for source, path, config in found]
 
 
+def check_message(said):
+    assert "\n" not in said
+    assert len(said) < 1000
+
+
 def check_mutation(seed, samples, folder):
     source, name, data, config = samples[seed % len(samples)]
     path = write(folder / name, mutate(data, seed))
     try:
         found = list(source.weights(path, config))
     except UserError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 1000
+        check_message(str(error))
         return
     for _, value in found:
         if isinstance(value, QuantizedWeight):

@@ -27,6 +27,7 @@ def attached(method, device="cpu", **changes):
     with torch.device(device):
         model = make_unet(**changes)
         options = {"range_search": "absmax"} if method.needs_base else {}
+        options |= {} if method.integer_only else {"compute": "float"}
         adapter = intaglio.attach(model, method, **options)
     return model, adapter
 
