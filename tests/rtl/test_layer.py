@@ -59,7 +59,7 @@ def test_linear(bits, seed, groups):
 @pytest.mark.parametrize("overlap", [pytest.param("serial", marks=pytest.mark.slow), "shadow"])
 def test_convolution(overlap):
     """Over the rows that `unfold` makes, a scale a sample; `fold` of dx and v is the host's."""
-    rng, convolution = np.random.default_rng(5), step.Convolution((3, 3), (2, 2), (1, 1), (1, 1))
+    rng, convolution = np.random.default_rng(5), step.Window((3, 3), (2, 2), (1, 1), (1, 1))
     image = rng.integers(-127, 128, (2, 5, 4, 3)).astype(np.int8)
     patches = step.unfold(image, convolution)
     x, g, weight, a, b = operands(rng, len(patches), patches.shape[1], 5, 2, 8, 2, 7)

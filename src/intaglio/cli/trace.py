@@ -113,6 +113,8 @@ def record_shape(
 
     def step() -> None:
         predicted = denoiser(**inputs)[0]
+        if isinstance(predicted, list):  # images of their own sizes, as Z-Image's
+            predicted = torch.stack(predicted)
         torch.nn.functional.mse_loss(predicted, torch.empty_like(predicted)).backward()
         optimizer.step()
 
