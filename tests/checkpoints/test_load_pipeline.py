@@ -142,9 +142,7 @@ def test_hub_id_from_the_cache(float_folders, int4_folder, monkeypatch, tmp_path
 def test_single_file_that_is_none(tmp_path):
     (tmp_path / "model.ckpt").write_bytes(b"x")
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(
-        UserError, match=r"a pickle can run any code when it is opened, so it is not read; expected \.safetensors"
-    ):
+    with pytest.raises(UserError, match=r"a pickle can run any code .* expected \.safetensors"):
         inspect_model(tmp_path / "model.ckpt")
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_pipeline(tmp_path / "model.safetensors")

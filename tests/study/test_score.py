@@ -144,9 +144,9 @@ def test_truth_is_encoded_once(bench, monkeypatch):
 def test_noise_depends_on_the_place_alone():
     seen = []
 
-    def pipeline(texts, *, generator, **options):
+    def pipeline(prompt, *, generator, **options):
         seen.extend(float(torch.randn(1, generator=g)) for g in generator)
-        return type("Output", (), {"images": list(texts)})()
+        return type("Output", (), {"images": list(prompt)})()
 
     pipeline.set_progress_bar_config = lambda **_: None
     pipeline.unet = torch.nn.Identity()
