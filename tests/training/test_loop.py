@@ -89,6 +89,15 @@ def test_every_optimizer_goes_on_bit_for_bit(name, recipe, tmp_path):
     equal(tmp_path / "first", tmp_path / "whole")
 
 
+@pytest.fixture
+def interruptible():
+    """A job in the background of a shell ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("where", ["in the loss", "in the update"])
 def test_an_interrupt_in_a_step_keeps_the_steps_before(where, recipe, tmp_path, monkeypatch):
     """In the update it waits until the step is whole."""
