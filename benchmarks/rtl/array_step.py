@@ -1,6 +1,6 @@
 """A training step whose INT8 GEMMs and requantizations are the Verilated machine's.
 
-Under `OnArray` torch's integer operators do what their definitions say (`kernels/*/definition.py`), with the sums and
+Under `OnArray` torch's integer operators do what their definitions say (`kernels/*/reference.py`), with the sums and
 codes that the machine gives; everything in float stays torch's. Each GEMM runs as the accelerator model mapped it, and
 is compared with NumPy's.
 """
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from intaglio.kernels.weight_product.definition import scaled
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from intaglio.kernels.weight_product.reference import scaled
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.quantizers import integer_step
 from intaglio.rtl.design import GEMM_CYCLES, Edge, Mode

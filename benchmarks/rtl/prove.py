@@ -19,19 +19,19 @@ from pathlib import Path
 import torch
 from array_step import OnArray, Row, Tally
 from click.testing import CliRunner
-from intaglio.evaluation.subject import sample_cat
-from intaglio.training.optimizer import make_optimizer
 
 from intaglio.accelerator.hardware import load_hardware
 from intaglio.cli import simulate
 from intaglio.cli.rtl import design_of
+from intaglio.methods.base import ATTENTION_TARGETS
 from intaglio.rtl.design import Edge
 from intaglio.rtl.verify import VerilatedMachine, build
+from intaglio.study.tasks.sample import sample_cat
 from intaglio.trace.recorder import Recorder
 from intaglio.trace.schema import Event, write_trace
-from intaglio.training.prepare import Job, choose_products, plan, prepare
+from intaglio.training.optimizers import make_optimizer
+from intaglio.training.prepare import Job, plan, prepare
 from intaglio.training.recipe import Recipe
-from intaglio.training.step import batch_loss
 
 
 class Step:
@@ -39,23 +39,25 @@ class Step:
 
     def __init__(self, folder: Path):
         task = sample_cat()
-        self.recipe = Recipe(
-            method="int8_lora", base="int8", rank=8, scale="power_of_two", train_batch_size=1, max_train_steps=2,
-            report_to="none", instance_data_dir=task.train_folder, instance_prompt=task.instance_prompt,
-            output_dir=folder,
-        )  # fmt: skip
-        planned = choose_products(plan(self.recipe), None)
+        told = {
+            "method": "int8_lora", "base": "int8", "rank": 8, "scale": "power_of_two", "train_batch_size": 1,
+            "targets": ATTENTION_TARGETS, "max_train_steps": 2, "report_to": "none",
+            "instance_data_dir": task.train_folder, "instance_prompt": task.instance_prompt, "output_dir": folder,
+        }  # fmt: skip
+        planned = plan(Recipe.model_validate(told), device="cpu")
+        self.recipe = planned.recipe
         self.job: Job = prepare(planned, torch.device("cpu"), 0, 1)
         self.parameters = self.job.adapter.parameters()
-        self.optimizer = make_optimizer(self.recipe, self.parameters, planned.method.learning_rate)
+        rate = self.recipe.optimizer.learning_rate_for(planned.method)
+        self.optimizer = make_optimizer(self.recipe.optimizer.build(), self.parameters, rate)
         self.job.denoiser.train()
 
     def run(self, number: int) -> float:
-        """As `training/run.py`."""
+        """As `training/loop.py`."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(self.job.denoiser, self.job.scheduler, self.job.batches(number), snr_gamma=None, samples=1)
+        loss = self.job.loss(self.job.denoiser, self.job.batches(number), samples=1)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimizer.max_grad_norm)
         self.optimizer.step()
         return loss.item()
 
