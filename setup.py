@@ -20,7 +20,7 @@ import build as kernels  # noqa: E402  a file of its own: it imports nothing of 
 class BuildWithKernels(build_py):
     def run(self):
         super().run()
-        folder = kernels.SOURCES if self.editable_mode else Path(self.build_lib) / "intaglio" / "kernels" / "cpu"
+        folder = kernels.FOLDER if self.editable_mode else Path(self.build_lib) / "intaglio" / "kernels" / "native"
         try:
             built = kernels.build(folder)
         except (OSError, subprocess.CalledProcessError) as error:  # the package works without
@@ -30,7 +30,7 @@ class BuildWithKernels(build_py):
             print("the kernels were not compiled: intaglio will compute with torch alone", file=sys.stderr)
 
     def get_outputs(self, *args, **kwargs):
-        library = Path(self.build_lib) / "intaglio" / "kernels" / "cpu" / kernels.LIBRARY
+        library = Path(self.build_lib) / "intaglio" / "kernels" / "native" / kernels.LIBRARY
         return [*super().get_outputs(*args, **kwargs), *([str(library)] if library.exists() else [])]
 
 

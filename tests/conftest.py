@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker: two that spin on two cores slow each other tenfold
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "data": COMMON,
     "checkpoints": COMMON | {"quantizers", "layers", "families"},
     "metrics": COMMON,
-    "trace": COMMON | {"layers"},
+    "trace": COMMON | {"kernels", "layers"},
     "accelerator": COMMON | {"trace"},
+    "rtl": COMMON | {"quantizers"},
 }
 TOP = {"quantizers", "kernels", "layers", "methods", "adapters", "diffusion", "data", "checkpoints", "metrics"} | COMMON
 TOP |= {"trace", "families"}
@@ -35,7 +36,7 @@ TOP = TOP | {"sampling"}
 MAY_IMPORT["training"] = TOP
 MAY_IMPORT["study"] = TOP | {"training"}
 MAY_IMPORT["speed"] = TOP | {"training"}
-MAY_IMPORT["cli"] = TOP | {"training", "study", "speed", "accelerator"}
+MAY_IMPORT["cli"] = TOP | {"training", "study", "speed", "accelerator", "rtl"}
 
 
 def package_of(path: Path) -> str:

@@ -37,7 +37,7 @@ def run(pipeline: Any, prompt: str | list[str] = "a red cat", *, steps: int = 2,
     pipeline.set_progress_bar_config(disable=True)
     options = {"max_sequence_length": TEXT_TOKENS} if hasattr(pipeline, "transformer") else {}
     return pipeline(
-        prompt,
+        prompt=prompt,
         num_inference_steps=steps,
         height=PIXELS,
         width=PIXELS,

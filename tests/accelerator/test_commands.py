@@ -142,7 +142,7 @@ def test_explore_finds_better_designs_and_goes_on(tmp_path, space):
 def test_explore_refuses_to_mix_results(tmp_path):
     work = workload_of_trace(model_step("dit", 4))
     list(exploration.explore(exploration.Space(base="fixed-ws"), work, tmp_path, jobs=1))
-    with pytest.raises(UserError, match="holds results of another space, base or step"):
+    with pytest.raises(UserError, match="holds results of another space, base, step or cost model"):
         list(exploration.explore(exploration.Space(base="fixed-os"), work, tmp_path, jobs=1))
 
 

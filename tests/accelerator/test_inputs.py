@@ -2,11 +2,12 @@
 
 import pytest
 
-from intaglio.accelerator.area import area_of, pe_area_um2
-from intaglio.accelerator.constants import area_scale, energy_scale, table
+from intaglio.accelerator.area import area_of, edges_um2, pe_area_um2
+from intaglio.accelerator.constants import area_constant, area_scale, energy_scale, table
+from intaglio.accelerator.csv_workload import load_csv_workload
 from intaglio.accelerator.hardware import load_hardware, shipped_hardware
 from intaglio.accelerator.sram import sram_of
-from intaglio.accelerator.workload import load_csv_workload, load_trace_workload
+from intaglio.accelerator.workload import load_trace_workload
 from intaglio.errors import UserError
 
 
@@ -107,17 +108,39 @@ def test_sram_at_a_row_of_the_table():
 
 
 def test_pe_area_is_the_synthesised_one():
-    hardware = load_hardware("cdm-qta-64x64")
+    array = load_hardware("cdm-qta-64x64").array
     # 995 um2 of cells for a PE of both modes (Nangate 45), and 70 % of a row is cells.
-    assert pe_area_um2(hardware.array)[1] * 0.70 == pytest.approx(995, rel=0.01)
-    one_mode = pe_area_um2(load_hardware("fixed-ws").array)[1]
-    assert (pe_area_um2(hardware.array)[1] - one_mode) * 0.70 == pytest.approx(40 * 1.862)
-    total = area_of(hardware).total_mm2
+    assert pe_area_um2(array)[1] * 0.70 == pytest.approx(995, rel=0.01)
+    for modes, overlap, ratio in (
+        (("weight_stationary",), "wavefront", 0.81),
+        (("output_stationary",), "wavefront", 0.94),
+        (("weight_stationary",), "shadow", 0.88),
+        (("output_stationary",), "shadow", 1.20),
+        (("weight_stationary", "output_stationary"), "shadow", 1.27),
+    ):
+        other = array.model_copy(update={"modes": modes, "overlap": overlap})
+        assert pe_area_um2(other)[1] / pe_area_um2(array)[1] == pytest.approx(ratio)
+    total = area_of(load_hardware("cdm-qta-64x64")).total_mm2
     assert total[0] < total[1] < total[2]
 
 
+def test_edges_by_hand():
+    # 64 x 64: 64 * 63 / 2 = 2016 steps of skew; operands on two sides, sums on one; two transposers of 4096 operands;
+    # an adder of 32 bits a column.
+    array = load_hardware("cdm-qta-64x64").array
+    register, multiplexer, adder = (
+        area_constant(n)[1] for n in ("register_per_bit", "multiplexer_per_bit", "int_add_per_bit")
+    )
+    cells = register * 2016 * (8 + 8 + 32) + (register + multiplexer) * 2 * 4096 * 8 + adder * 32 * 64
+    assert edges_um2(array)[1] == pytest.approx(cells * 1.41 / 0.70)
+    none = array.model_copy(update={"transposers": ()})
+    assert edges_um2(array)[1] - edges_um2(none)[1] == pytest.approx(
+        (register + multiplexer) * 2 * 4096 * 8 * 1.41 / 0.70
+    )
+
+
 @pytest.mark.parametrize(
-    "name", ["arithmetic", "area", "technology", "uncertainty", "vector", "sram", "published_chips"]
+    "name", ["arithmetic", "area", "technology", "timing", "uncertainty", "vector", "sram", "published_chips"]
 )
 def test_every_constant_has_a_source(name):
     assert all(row["source"].strip() for row in table(name))

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from intaglio.accelerator.attribution import attribute, features_of
+from intaglio.accelerator.attribution import attribute
 from intaglio.accelerator.baselines import BASELINES, baselines_of
 from intaglio.accelerator.dataflow import DATAFLOWS, OVERLAPS, compute_cycles
 from intaglio.accelerator.energy import PARTS, ratio_interval
+from intaglio.accelerator.features import features_of
 from intaglio.accelerator.hardware import PLAIN, load_hardware, shipped_hardware
 from intaglio.accelerator.model_steps import model_step
 from intaglio.accelerator.schedule import prepare
@@ -47,22 +48,25 @@ def test_row_by_row_cycles_are_the_closed_form(dataflow, overlap):
 
 
 def test_latency_by_hand():
-    # 64 x 64 x 64 on 64 x 64, serial: one fold of 2 * 64 + 64 + 64 - 2 = 254 cycles. Three operands of 4096 bytes over
-    # 51.2 bytes a cycle take 240, requantizing 4096 results on 64 lanes 64; DRAM answers after 100 ns = 50 cycles.
+    # 64 x 64 x 64 on 64 x 64: one fold of 2 * 64 + 64 + 64 - 2 = 254 cycles. Three operands of 4096 bytes over 51.2
+    # bytes a cycle take 240, of which the store of the results (80) is last, and in WS the load of the weights
+    # (80) first; OS wins. Requantizing 4096 results on 64 lanes takes 64; DRAM answers after 100 ns = 50 cycles.
     step = simulate(products((64, 64, 64)), load_hardware("cdm-qta-64x64"))
     assert float(step.costs.compute_cycles[0]) == 254
     assert float(step.costs.dram_cycles[0]) == 240
-    assert float(step.costs.latency_cycles[0]) == 254 + 50
+    assert float(step.costs.latency_cycles[0]) == 254 + 80 + 50
+    ws = simulate(products((64, 64, 64)), load_hardware("fixed-ws"))
+    assert float(ws.costs.latency_cycles[0]) == 80 + 254 + 80 + 50
     assert step.costs.dram_bytes.tolist() == [3 * 4096]
 
 
 def test_energy_by_hand():
     # DRAM: 12288 bytes at 7 pJ a bit. MAC: 64^3 at (0.0031 * 64 + 0.0031 * 32) pJ, scaled from 45 nm to 28 nm at 0.9
-    # V (0.5066).
+    # V (0.5066); and 64^2 additions to what the output buffer holds.
     step = simulate(products((64, 64, 64)), load_hardware("cdm-qta-64x64"))
     typical = dict(zip(PARTS, step.energy_parts_pj[:, 1], strict=True))
     assert typical["dram"] == pytest.approx(12288 * 8 * 7)
-    assert typical["mac"] == pytest.approx(64**3 * 0.0031 * 96 * 0.5066, rel=1e-4)
+    assert typical["mac"] == pytest.approx((64**3 * 96 + 64**2 * 32) * 0.0031 * 0.5066, rel=1e-4)
 
 
 def test_a_choice_is_never_slower_than_a_fixed_dataflow(sd15):
@@ -75,7 +79,6 @@ def test_a_choice_is_never_slower_than_a_fixed_dataflow(sd15):
 @pytest.mark.parametrize(
     "change",
     [
-        {"array__overlap": "double_buffered"},
         {"array__overlap": "shadow"},
         {"array__partition": "2x2", "schedule__split": True},
         {"schedule__packing": True},
@@ -94,8 +97,14 @@ def test_work_is_conserved(sd15):
         step = simulate(sd15, load_hardware(name))
         rows = list(operation_rows(step))
         groups = grouped_rows(rows, "pass", step.hardware.array.pes)
-        again = sum(int(m) for m, label in zip(step.macs, step.labels, strict=True) if "(again)" in label.layer)
+        again = sum(r["macs"] - r["useful_macs"] for r in rows)
+        assert sum(g["useful_macs"] for g in groups) == sd15.macs
         assert sum(g["macs"] for g in groups) == sd15.macs + again
+        assert (again > 0) == step.hardware.schedule.fused_attention
+        of_passes = {g["pass"]: g["overall_utilization"] for g in groups}
+        useful = sum(r["useful_macs"] for r in rows if r["pass"] == "grad_input")
+        time = sum(r["latency_cycles"] for r in rows if r["pass"] == "grad_input")
+        assert of_passes["grad_input"] == pytest.approx(useful / (4096 * time), abs=1e-6)
         assert sum(g["latency_cycles"] for g in groups) == pytest.approx(step.latency_cycles, rel=1e-6)
         assert sum(g["energy_pj"] for g in groups) == pytest.approx(step.energy_parts_pj[:, 1].sum(), rel=1e-6)
         assert 0 < step.overall_utilization < 1
@@ -123,10 +132,11 @@ def test_baselines_of_cdm_qta_are_the_shipped_files():
 def test_factors_multiply_to_the_whole_gain(sd15):
     hardware = load_hardware("cdm-qta-64x64").replaced(array__overlap="shadow", schedule__packing=True)
     found = attribute(sd15, hardware)
-    assert list(found.speed_up) == features_of(hardware) == ["precision", "dataflow", "overlap", "packing"]
+    assert list(found.speed_up) == ["precision", "dataflow", "overlap", "packing"]
+    assert list(found.speed_up) == [feature.name for feature in features_of(hardware)]
     assert np.prod(list(found.speed_up.values())) == pytest.approx(found.baseline_ms / found.design_ms)
-    assert found.design_ms == pytest.approx(simulate(sd15, hardware).latency_ms)
-    assert found.baseline_ms == pytest.approx(simulate(sd15, load_hardware("fp16-fixed")).latency_ms)
+    for figure, design in ((found.design_ms, hardware), (found.baseline_ms, load_hardware("fp16-fixed"))):
+        assert figure == pytest.approx(simulate(sd15, design.replaced(schedule__cut=False)).latency_ms)
 
 
 def test_ratio_interval_moves_prices_together():
@@ -152,12 +162,12 @@ def test_a_product_that_fits_nowhere_names_its_layer():
         simulate(products((1, 1, 1), (77, 320, 768)), hardware)
 
 
-def test_every_shipped_design_runs_a_real_step_in_a_second(sd15):
+def test_every_shipped_design_runs_a_real_step_in_two_seconds(sd15):
     for name in shipped_hardware():
         started = time.process_time()
         step = simulate(sd15, load_hardware(name))
         assert np.isfinite(step.latency_cycles)
-        assert time.process_time() - started < 1.0
+        assert time.process_time() - started < 2.0
 
 
 def test_a_prepared_step_costs_the_same(sd15):

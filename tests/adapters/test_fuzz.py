@@ -1,4 +1,4 @@
-"""Files from anywhere: a reader says in a line what is wrong, or reads; it never crashes, hangs or believes nonsense."""
+"""Files from anywhere: a reader says in a line what is wrong, or reads; it never crashes, hangs or believes rubbish."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def samples(tmp_path_factory):
     return found, Names.of(model)
 
 
+def check_message(said):
+    assert len(said) < 2000
+    assert all(c.isprintable() or c == "\n" for c in said)
+
+
 def check(seed, samples, folder):
     found, names = samples
     name = FORMATS[seed % len(FORMATS)]
@@ -46,8 +51,7 @@ def check(seed, samples, folder):
             describe_adapter(path)
             state = find_format(path).read(path, known)
         except UserError as error:
-            assert len(str(error)) < 2000
-            assert all(c.isprintable() or c == "\n" for c in str(error))
+            check_message(str(error))
             continue
         for part in state.components.values():
             for layer, pair in part.low_rank.items():

@@ -2,8 +2,9 @@
 
 The reader follows ComfyUI's published conventions, release 0.3 (`comfy/lora.py`, `comfy/weight_adapter/lora.py`,
 `comfy/utils.py`): for each key of its map it takes `.lora_up.weight`, `.lora_down.weight` and `.alpha`, and adds
-`alpha / rank * up @ down` to the weight, or to the rows of a fused one; without alpha the factor is 1. Which layers a key
-names: `unet_to_diffusers`, `flux_to_diffusers`. kohya's sd-scripts (`networks/lora.py`) do the same with their keys.
+`alpha / rank * up @ down` to the weight, or to the rows of a fused one; without alpha the factor is 1. Which layers
+a key names: `unet_to_diffusers`, `flux_to_diffusers`. kohya's sd-scripts (`networks/lora.py`) do the same with
+their keys.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ TARGETS = {
     "sdxl": "all",
     "sd3": ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "ff.net.0.proj", "norm1.linear"),
     "flux": ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "proj_mlp", "proj_out", "ff.net.2", "norm.linear"),
+    "flux2-klein": ("to_q", "to_v", "to_out.0", "add_k_proj", "ff.linear_in", "to_qkv_mlp_proj", "attn.to_out"),
+    "krea2": ("to_q", "to_gate", "to_out.0", "ff.up"),
+    "z-image": ("to_q", "to_k", "to_out.0", "feed_forward.w1"),
+    "qwen-image": ("to_q", "add_k_proj", "to_out.0", "img_mlp.net.2", "img_mod.1"),
 }
 
 
@@ -92,6 +97,13 @@ LOADED = [
     ("sdxl", "kohya", ("to_q", "to_k", "to_out.0", "ff.net.2", "conv2")),
     ("sd3", "diffusers", TARGETS["sd3"]),
     ("flux", "diffusers", TARGETS["flux"]),
+    ("flux2-klein", "diffusers", TARGETS["flux2-klein"]),
+    ("flux2-klein", "kohya", TARGETS["flux2-klein"]),
+    ("krea2", "diffusers", TARGETS["krea2"]),
+    ("z-image", "diffusers", TARGETS["z-image"]),
+    ("z-image", "comfyui", ("w1", "w2")),
+    ("qwen-image", "diffusers", TARGETS["qwen-image"]),
+    ("qwen-image", "comfyui", TARGETS["qwen-image"]),
     ("flux", "kohya", ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_v", "to_add_out", "ff.net.2")),
 ]
 

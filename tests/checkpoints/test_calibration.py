@@ -55,4 +55,4 @@ def test_a_base_rounded_for_its_inputs_predicts_nearer_to_the_float_one():
         wanted = model(*inputs(99)).sample
         errors = [(m(*inputs(99)).sample - wanted).square().mean() for m in (plain, rounded)]
     assert errors[1] < errors[0]
-    assert intaglio.attach(rounded, intaglio.Peqa()).method.base == "int4"  # any method trains on it
+    assert intaglio.attach(rounded, intaglio.Peqa()).settled.base.format == "int4"  # any method trains on it

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 from click.testing import CliRunner
 
+from intaglio.accelerator.csv_workload import load_csv_workload
 from intaglio.accelerator.model_steps import model_step
-from intaglio.accelerator.workload import load_csv_workload, workload_of_trace
+from intaglio.accelerator.workload import workload_of_trace
 from intaglio.checkpoints.shapes import Shape, empty_denoiser, shape_named
 from intaglio.cli import trace as trace_command
 from intaglio.cli.trace import record_shape

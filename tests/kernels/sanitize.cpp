@@ -8,8 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "../../src/intaglio/kernels/cpu/abi.h"
-#include "../../src/intaglio/kernels/cpu/level.h"
+#include "weight_product/native/product.h"
 #include "sanitize.h"
 
 namespace {
@@ -74,9 +73,8 @@ bool agrees(const Case& c, bool back) {
     const Window window{c.images, from_height, from_width, to_height, to_width, c.kernel, c.kernel,
                         c.stride, c.stride,    c.pad,      c.pad,     1,        1};
     Product product{x.get(), channels, &weight, &window, back, 0, got.get(), columns, nullptr, 1, nullptr, nullptr, c.threads};
-    for (int level = intaglio::AVX2; level <= intaglio::AVX512_BF16; ++level) {
-        if (!intaglio_has_level(level)) continue;
-        intaglio_set_level(level);
+    for (uint64_t set : SETS) {
+        if (!use(set)) continue;
         std::fill_n(got.get(), expected.size(), 0);
         intaglio_product(&product);
         for (size_t i = 0; i < expected.size(); ++i)

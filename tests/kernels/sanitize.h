@@ -4,10 +4,19 @@
 #include <cstdint>
 #include <memory>
 
+#include "native/features.h"
+#include "native/library.h"
+
 namespace {
 
-uint32_t state = 1;
-int random_below(int n) {
+[[maybe_unused]] const uint64_t SETS[] = {intaglio::AVX2, intaglio::AVX_VNNI, intaglio::AVX512_VL, intaglio::AVX512,
+                                          intaglio::AVX512_BF16};
+
+// Uses these features and no others; false where the processor lacks one.
+[[maybe_unused]] bool use(uint64_t set) { return intaglio_use(set) == set; }
+
+[[maybe_unused]] uint32_t state = 1;
+[[maybe_unused]] int random_below(int n) {
     state = state * 1664525u + 1013904223u;
     return static_cast<int>((state >> 8) % static_cast<uint32_t>(n));
 }

@@ -8,9 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "../../src/intaglio/kernels/cpu/abi.h"
-#include "../../src/intaglio/kernels/cpu/attention.h"
-#include "../../src/intaglio/kernels/cpu/level.h"
+#include "attention/native/attention.h"
 #include "sanitize.h"
 
 namespace {
@@ -47,7 +45,7 @@ bool near(const Numbers& got, int64_t head, const std::vector<double>& expected,
     return error <= tolerance * largest + 0.01;  // a wrong index shows; tests/kernels/test_attention.py has the bounds
 }
 
-bool attends(int level, int64_t heads, int64_t queries, int64_t keys, int64_t d, int64_t threads) {
+bool attends(uint64_t set, int64_t heads, int64_t queries, int64_t keys, int64_t d, int64_t threads) {
     Numbers q(heads, queries, d), k(heads, keys, d), v(heads, keys, d), out(heads, queries, d), grad(heads, queries, d);
     Numbers grad_q(heads, queries, d), grad_k(heads, keys, d), grad_v(heads, keys, d);
     auto lse = exact<float>(heads * queries);
@@ -56,8 +54,7 @@ bool attends(int level, int64_t heads, int64_t queries, int64_t keys, int64_t d,
     Numbers from_codes(heads, queries, d);
     Attention in_integers = forward;
     in_integers.out = from_codes.view();
-    intaglio_set_level(level);
-    const bool with_integers = level == intaglio::AVX512_BF16;
+    const bool with_integers = set == intaglio::AVX512_BF16;
     if (with_integers) intaglio_attention_int8(&in_integers);
     intaglio_attention(&forward);
     const AttentionGradient backward{&forward, grad.view(), grad_q.view(), grad_k.view(), grad_v.view()};
@@ -96,12 +93,12 @@ bool attends(int level, int64_t heads, int64_t queries, int64_t keys, int64_t d,
 
 int main() {
     int wrong = 0, all = 0;
-    for (int level : {intaglio::AVX2, intaglio::AVX512_BF16}) {
-        if (!intaglio_has_level(level)) continue;
+    for (uint64_t set : {intaglio::AVX2, intaglio::AVX512_BF16}) {
+        if (!use(set)) continue;
         for (int64_t d : {1, 7, 31, 40, 80, 129})
             for (int64_t queries : {1, 15, 33, 131})
                 for (int64_t keys : {1, 15, 77, 131}) {
-                    const bool fine = attends(level, 2, queries, keys, d, 1 + d % 4);
+                    const bool fine = attends(set, 2, queries, keys, d, 1 + d % 4);
                     if (!fine)
                         std::printf("wrong: attention of %d queries, %d keys, %d channels\n", static_cast<int>(queries),
                                     static_cast<int>(keys), static_cast<int>(d));

@@ -6,13 +6,11 @@
 #include <memory>
 #include <vector>
 
-#include "../../src/intaglio/kernels/cpu/abi.h"
-#include "../../src/intaglio/kernels/cpu/float_pair.h"
-#include "../../src/intaglio/kernels/cpu/level.h"
+#include "float_pair/native/float_pair.h"
+#include "sanitize.h"
 
 namespace {
 
-uint32_t state = 1;
 int small() {  // -8 .. 7: every product and sum here is exact in float32
     state = state * 1664525u + 1013904223u;
     return static_cast<int>(state >> 28) - 8;
@@ -68,9 +66,8 @@ bool agrees(int64_t rows, int64_t columns, int64_t rank, int64_t threads) {
 
 int main() {
     int wrong = 0, done = 0;
-    for (int level : {intaglio::AVX2, intaglio::AVX512_BF16}) {
-        if (!intaglio_has_level(level)) continue;
-        intaglio_set_level(level);
+    for (uint64_t set : {intaglio::AVX2, intaglio::AVX512_BF16}) {
+        if (!use(set)) continue;
         for (int64_t rows : {1, 5, 13, 67})
             for (int64_t columns : {1, 7, 17, 64, 523})
                 for (int64_t rank : {1, 3, 8, 17}) {

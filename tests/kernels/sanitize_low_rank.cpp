@@ -5,9 +5,8 @@
 #include <initializer_list>
 #include <memory>
 
-#include "../../src/intaglio/kernels/cpu/abi.h"
-#include "../../src/intaglio/kernels/cpu/level.h"
-#include "../../src/intaglio/kernels/cpu/low_rank.h"
+#include "codes/native/codes.h"
+#include "low_rank/native/low_rank.h"
 #include "sanitize.h"
 
 namespace {
@@ -66,7 +65,7 @@ void quantizer(int64_t rows, int64_t columns) {
 }  // namespace
 
 int main() {
-    if (!intaglio_has_level(intaglio::AVX512)) {
+    if (!use(intaglio::AVX512)) {
         std::printf("low rank: no AVX-512 VNNI here\n");
         return 0;
     }

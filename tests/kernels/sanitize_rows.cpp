@@ -6,10 +6,11 @@
 #include <memory>
 #include <vector>
 
-#include "../../src/intaglio/kernels/cpu/abi.h"
-#include "../../src/intaglio/kernels/cpu/gated.h"
-#include "../../src/intaglio/kernels/cpu/level.h"
-#include "../../src/intaglio/kernels/cpu/norms.h"
+#include "column_sums/native/sums.h"
+#include "gated/native/gated.h"
+#include "group_norm/native/group_norm.h"
+#include "layer_norm/native/layer_norm.h"
+#include "row_quantizer/native/rows.h"
 #include "sanitize.h"
 
 namespace {
@@ -43,17 +44,16 @@ bool rows_and_sums(int64_t groups, int64_t rows, int64_t columns) {
     auto x = random_values<T>(count);
     auto factor = random_values<float>(columns);
     bool same = true;
-    for (int64_t variant = 0; variant < 4; ++variant) {
+    for (int64_t variant = 0; variant < 2; ++variant) {
         std::vector<Exact<int8_t>> codes;
         std::vector<Exact<float>> scale, sums;
-        for (int level = intaglio::AVX2; level <= intaglio::AVX512_BF16; ++level) {
-            if (!intaglio_has_level(level)) continue;
-            intaglio_set_level(level);
+        for (uint64_t set : SETS) {
+            if (!use(set)) continue;
             codes.emplace_back(count);
             scale.emplace_back(groups);
             sums.emplace_back(groups * columns);
             const Rows call{x.get(), type, columns, rows * columns, groups, rows, columns, variant & 1 ? factor.get() : nullptr,
-                            1, variant >> 1, 7, codes.back().get(), scale.back().get(), 2};
+                            1, codes.back().get(), scale.back().get(), 2};
             intaglio_quantize_rows(&call);
             const bool product = variant & 1;
             const ColumnSums sum{x.get(), type, columns, product ? codes.back().get() : nullptr, product ? scale.back().get() : nullptr,
@@ -67,13 +67,12 @@ bool rows_and_sums(int64_t groups, int64_t rows, int64_t columns) {
 
 // Whether one thread and two give the same; `x` as floats and as codes.
 template <typename T>
-bool norms_and_gates(int level, int64_t samples, int64_t rows, int64_t channels, int64_t groups) {
+bool norms_and_gates(int64_t samples, int64_t rows, int64_t channels, int64_t groups) {
     const int64_t count = samples * rows * channels, type = sizeof(T) == 2 ? 2 : 1;
     auto x = random_values<T>(count), grad = random_values<T>(count), wide = random_values<T>(2 * count);
     auto codes = random_values<float>(count);  // any bytes
     auto weight = random_values<float>(channels), bias = random_values<float>(channels);
     auto scale = random_values<float>(2 * samples * rows);
-    intaglio_set_level(level);
     std::vector<Exact<T>> results;
     const auto result = [&](int64_t size) { return results.emplace_back(size).get(); };
     bool same = true;
@@ -120,13 +119,13 @@ bool norms_and_gates(int level, int64_t samples, int64_t rows, int64_t channels,
 
 int main() {
     int wrong = 0, done = 0;
-    for (int level : {intaglio::AVX2, intaglio::AVX512, intaglio::AVX512_BF16}) {
-        if (!intaglio_has_level(level)) continue;
+    for (uint64_t set : {intaglio::AVX2, intaglio::AVX512, intaglio::AVX512_BF16}) {
+        if (!use(set)) continue;
         for (int64_t groups : {1, 3})
             for (int64_t width : {1, 7, 22, 43})
                 for (int64_t rows : {1, 5, 67}) {
-                    wrong += !norms_and_gates<float>(level, 2, rows, groups * width, groups);
-                    wrong += !norms_and_gates<uint16_t>(level, 2, rows, groups * width, groups);
+                    wrong += !norms_and_gates<float>(2, rows, groups * width, groups);
+                    wrong += !norms_and_gates<uint16_t>(2, rows, groups * width, groups);
                     done += 2;
                 }
     }

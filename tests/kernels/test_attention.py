@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from intaglio.errors import UserError
-from intaglio.kernels.attention import attention, flash, is_compiled, operators
-from intaglio.kernels.attention.definition import attend, attend_gradient
+from intaglio.kernels.attention import attention, flash, is_compiled, op
+from intaglio.kernels.attention.reference import attend, attend_gradient
 from saved import saved_bytes
 
 SHAPES = [  # batch, heads, queries, keys, head_dim
@@ -23,7 +22,7 @@ TINY = 1e-30  # vdpbf16ps takes what is denormal for zero
 
 @pytest.fixture
 def compiled(path):
-    if path == "torch":
+    if path in ("torch", "reference"):
         pytest.skip("torch computes here")
 
 
@@ -44,7 +43,7 @@ def ours(q, k, v, grad, scale=None):
 
 
 def exact_and_bounds(q, k, v, grad, scale):
-    """The definition in float64, and how far a kernel may be from it that rounds as `definition.py` says.
+    """The definition in float64, and how far a kernel may be from it that rounds as `reference.py` says.
 
     Scores err by a float32 sum of head_dim products and by the exponential's offset, which makes a relative error `w`
     of the weights. A product with weights P rounded to bfloat16 errs by (U16 + w) P |.|; D has the error of O in it; dS
@@ -89,6 +88,7 @@ def test_scores_of_any_size(compiled, spread, scale, keys):
     assert_within_bounds(*operands((1, 2, 50, keys, 24), spread=spread), scale)
 
 
+@pytest.mark.once
 def test_the_definition_is_torchs():
     q, k, v, grad = (x.double() for x in operands((2, 2, 7, 9, 5)))
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
@@ -151,14 +151,16 @@ def test_what_is_not_finite_goes_on(compiled, bad):
         assert not all(g.isfinite().all() for g in grads)
 
 
+@pytest.mark.once
 def test_operators():
     q, k, v, grad = operands((1, 2, 19, 23, 6))
     for int8 in (False, True):
-        torch.library.opcheck(operators.attention_operator.operator, (q, k, v, 0.4, int8))
-    out, lse = operators.attention_operator(q, k, v, 0.4, False)
-    torch.library.opcheck(operators.gradient_operator.operator, (grad, q, k, v, out, lse, 0.4))
+        torch.library.opcheck(op.attention_operator.operator, (q, k, v, 0.4, int8))
+    out, lse = op.attention_operator(q, k, v, 0.4, False)
+    torch.library.opcheck(op.gradient_operator.operator, (grad, q, k, v, out, lse, 0.4))
 
 
+@pytest.mark.once
 def test_a_compiler_sees_them(compiled):
     q, k, v, grad = operands((1, 2, 19, 23, 6))
     traced = torch.compile(attention, backend="aot_eager", fullgraph=True)
@@ -211,7 +213,7 @@ def test_torch_computes_the_rest(dtype, shape, scale, monkeypatch):
 def test_a_processor_without_bfloat16_computes_in_float32(path, monkeypatch):
     monkeypatch.setattr(flash, "_has_bfloat16", lambda: False)
     q, k, v, _ = operands((1, 2, 9, 11, 8))
-    if path == "torch":
+    if path in ("torch", "reference"):
         expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).bfloat16()
         assert torch.equal(attention(q, k, v), expected)
 
@@ -219,21 +221,22 @@ def test_a_processor_without_bfloat16_computes_in_float32(path, monkeypatch):
 def test_who_computes(path, monkeypatch):
     monkeypatch.setattr(flash, "_has_bfloat16", lambda: True)
     q, k, v, _ = operands((1, 2, 9, 11, 8))
-    assert is_compiled(q, k, v) == (path != "torch")
+    assert is_compiled(q, k, v) == (path not in ("torch", "reference"))
     assert is_compiled(q, k, v, int8=True) == (path == "avx512bf16")
     assert not is_compiled(*(x.to("meta") for x in (q, k, v)))
-    if path == "torch":
+    if path in ("torch", "reference"):
         assert torch.equal(attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 
+@pytest.mark.once
 def test_what_is_refused():
     q, k = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4)
     message = (
         r"attention: q \(1, 2, 3, 4\), k \(1, 2, 5, 4\), v \(1, 2, 6, 4\); expected \(batch, heads, queries, head_dim\)"
     )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         attention(q, k, torch.zeros(1, 2, 6, 4))
-    with pytest.raises(UserError, match=r"k torch.bfloat16, v torch.float32; expected one dtype: cast them"):
+    with pytest.raises(ValueError, match=r"k torch.bfloat16, v torch.float32; expected one dtype: cast them"):
         attention(q, k.bfloat16(), k)
 
 

@@ -5,29 +5,25 @@ import subprocess
 
 import pytest
 
-from intaglio.kernels import binding, build
+from intaglio.kernels import build, isa
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def path():
-    """Nothing is computed here: once, not on every path."""
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 # The linker keeps one copy of an inline function for all units, whatever processor they are for.
 @pytest.mark.skipif(build.compiler() is None or shutil.which("nm") is None, reason="needs a C++ compiler")
 def test_no_code_is_shared_between_processors(tmp_path):
     owners: dict[str, set[tuple[str, ...]]] = {}
-    for unit, flags in build.UNITS.items():
-        made = tmp_path / f"{unit}.o"
+    for unit, flags in build.units().items():
+        made = tmp_path / f"{unit.parent.parent.name}_{unit.stem}.o"
         command = [
             *build.compiler(),
             *build.FLAGS,
             *flags,
             '-DINTAGLIO_SOURCES=""',
             "-c",
-            build.SOURCES / unit,
+            f"-I{build.ROOT}",
+            unit,
             "-o",
             made,
         ]
@@ -42,11 +38,11 @@ def test_no_code_is_shared_between_processors(tmp_path):
 @pytest.mark.skipif(build.compiler() is None, reason="needs a C++ compiler")
 def test_what_is_compiled_for_avx_vnni(tmp_path):
     """Its code, with every `vpdpbusd` in the encoding that AVX-512 has, where only that can be run."""
-    kernels = binding.library()
-    if kernels is None or not kernels.intaglio_has_level(binding.LEVELS.index("avx512vl")):
+    if not isa.SETS["avx512vl"] <= isa.detected():
         pytest.skip("needs AVX-512 VNNI")
-    unit = build.SOURCES / "product_avxvnni.cpp"
-    flags = [*build.FLAGS, *build.UNITS[unit.name]]
+    folder = build.ROOT / "weight_product" / "native"
+    unit = folder / "product_avxvnni.cpp"
+    flags = [*build.FLAGS, *build.units()[unit], f"-I{build.ROOT}"]
     text = tmp_path / "product.s"
     subprocess.run([*build.compiler(), *flags, "-S", unit, "-o", text], check=True)
     assert "{vex} vpdpbusd" in text.read_text()
@@ -54,15 +50,24 @@ def test_what_is_compiled_for_avx_vnni(tmp_path):
     main = tmp_path / "main.cpp"
     main.write_text(MAIN)
     program = tmp_path / "program"
-    sources = [build.SOURCES / "product_avx512vl.cpp", text, main]
-    flags = [*build.FLAGS, *build.UNITS["product_avx512vl.cpp"], f"-I{build.SOURCES}"]
+    other = folder / "product_avx512vl.cpp"
+    sources = [other, text, main]
+    flags = [*build.FLAGS, *build.units()[other], f"-I{build.ROOT}"]
     subprocess.run([*build.compiler(), *flags, *sources, "-o", program], check=True)
     subprocess.run([program], check=True)
 
 
 MAIN = """
 #include <vector>
-#include "product.h"
+#include "weight_product/native/product.h"
+namespace intaglio {
+namespace avxvnni {
+void product(const Product&);
+}
+namespace avx512vl {
+void product(const Product&);
+}
+}
 int main() {
     for (int64_t rows : {1, 2, 3, 4, 5, 6, 7, 101})
         for (int64_t in : {1, 3, 64, 1030, 2500})

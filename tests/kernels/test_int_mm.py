@@ -7,6 +7,8 @@ import torch
 
 from intaglio.kernels.int8_matmul import int_mm
 
+pytestmark = pytest.mark.once
+
 SIZES = (1, 2, 3, 5, 8, 16, 17, 33, 64, 127, 640)
 
 

@@ -11,6 +11,8 @@ from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.int8_lora.step import Step
 from intaglio.quantizers.formats import parse_format
 
+pytestmark = pytest.mark.once("avx512")
+
 
 @pytest.fixture(autouse=True)
 def needs_vnni(path):

@@ -2,25 +2,25 @@
 
 import pytest
 
-from intaglio.kernels import binding
+from intaglio.kernels import binding, isa, using
 
 
-def test_counts_operations():
+@pytest.fixture
+def peak():
     kernels = binding.library()
     if kernels is None:
         pytest.skip("no compiled kernels")
-    expected = 3 * 12 * 64 * 2 if binding.reaches("avx512") else 0
-    assert kernels.intaglio_int8_peak(3) == expected
-    assert kernels.intaglio_int8_peak(0) == kernels.intaglio_int8_peak(-1) == 0
+    return kernels.intaglio_int8_peak
 
 
-def test_none_below_avx512():
-    kernels = binding.library()
-    if kernels is None:
-        pytest.skip("no compiled kernels")
-    before = binding.path_in_use()
-    binding.set_level("avx2")
-    try:
-        assert kernels.intaglio_int8_peak(3) == 0
-    finally:
-        binding.set_level(before)
+def test_counts_operations(peak):
+    assert peak(3) == (3 * 12 * 64 * 2 if binding.reaches("avx512") else 0)
+    assert peak(0) == peak(-1) == 0
+
+
+@pytest.mark.once
+def test_none_below_avx512(peak):
+    for name in isa.SETS:
+        if isa.SETS[name] <= isa.detected() and not isa.SETS["avx512"] <= isa.SETS[name]:
+            with using(name):
+                assert peak(3) == 0

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fresh_interpreter import modules_after
-from intaglio.errors import UserError
 from intaglio.kernels.int8_matmul import MAX_REDUCTION as KERNEL_BOUND
 from intaglio.quantizers import activations
 from intaglio.quantizers import integer_step as step
+from intaglio.quantizers.window import Window
 
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
 SEEDS = st.one_of(st.none(), st.integers(0, 2**32 - 1))
@@ -128,18 +128,18 @@ def test_no_sum_overflows_at_the_bound():
     extreme = np.full((1, step.MAX_REDUCTION), -128, np.int8)
     assert step.product(extreme, extreme.T).item() == step.MAX_REDUCTION * 128**2 <= 2**31 - 1
     assert (step.MAX_REDUCTION + 1) * 128**2 > 2**31 - 1
-    with pytest.raises(UserError, match="sums 131072 terms could overflow INT32; expected at most 131071"):
+    with pytest.raises(ValueError, match="sums 131072 terms could overflow INT32; expected at most 131071"):
         step.product(np.zeros((1, 131072), np.int8), np.zeros((131072, 1), np.int8))
 
 
 def test_what_is_not_finite_is_refused():
-    with pytest.raises(UserError, match="2 of 4 values are not finite"):
+    with pytest.raises(ValueError, match="2 of 4 values are not finite"):
         step.quantize(np.array([[1, np.nan], [np.inf, 0]], np.float32), 8, 2)
 
 
 def test_fold_is_the_transpose_of_unfold():
     rng = np.random.default_rng(0)
-    how = step.Convolution((3, 2), (2, 1), (1, 2), (1, 2))
+    how = Window((3, 2), (2, 1), (1, 2), (1, 2))
     x = rng.integers(-9, 9, (2, 5, 6, 3)).astype(np.int8)
     rows = step.unfold(x, how)
     g = rng.integers(-9, 9, rows.shape).astype(np.int32)

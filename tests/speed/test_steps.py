@@ -66,13 +66,10 @@ def test_an_image_is_drawn_by_every_kind(tmp_path):
 
 
 def test_the_command_lines_road(tmp_path):
-    from accelerate.state import AcceleratorState
-
     road.write_pipeline(WORK, tmp_path)
     step = worker.prepare(VARIANTS["train:qlora"], WORK, tmp_path)
     step()
     step()
-    AcceleratorState._reset_state()  # other tests train in float32
 
 
 def test_a_profile_names_operations_and_adds_the_rest():

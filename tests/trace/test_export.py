@@ -2,8 +2,8 @@
 
 import pytest
 
+from intaglio.accelerator.csv_workload import load_csv_workload
 from intaglio.accelerator.model_steps import model_step
-from intaglio.accelerator.workload import load_csv_workload
 from intaglio.errors import UserError
 from intaglio.trace.export import export_trace
 

@@ -27,6 +27,7 @@ def attached(method, device="cpu", **changes):
     with torch.device(device):
         model = make_unet(**changes)
         options = {"range_search": "absmax"} if method.needs_base else {}
+        options |= {} if method.integer_only else {"compute": "float"}
         adapter = intaglio.attach(model, method, **options)
     return model, adapter
 
@@ -308,3 +309,68 @@ def test_an_error_in_the_step_leaves_no_hook_behind():
     recorder = Recorder()
     make_unet()(*inputs_of())
     assert recorder.events == []
+
+
+class MergedPair(nn.Module):
+    """`x (W + B A)^T`, the pair merged anew in every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8), requires_grad=False)
+        self.lora_A = nn.Parameter(torch.randn(2, 8))
+        self.lora_B = nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, x):
+        return x @ (self.weight + self.lora_B @ self.lora_A).T
+
+
+@pytest.mark.parametrize(
+    ("make_input", "macs"),
+    [
+        (lambda: torch.randn(2, 8), 128),
+        (lambda: torch.ones(2, 8), 128),
+        (lambda: torch.empty(2, 8).normal_(), 128),
+        (lambda: torch.zeros(2, 8).bernoulli_(0.5), 128),
+    ],
+)
+def test_inputs_that_the_step_makes_for_itself(make_input, macs):
+    layer = nn.Linear(8, 4, bias=False)
+
+    def step():
+        layer(make_input()).sum().backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    trace = record(step)
+    assert trace.macs == macs == counter.get_total_flops() // 2
+    found = [(e.pass_name, e.M, e.N, e.K) for e in trace.events if e.is_product]
+    assert found == [("output", 2, 4, 8), ("grad_weight", 8, 4, 2)]
+
+
+def test_layers_after_an_input_of_the_steps_own_are_recorded():
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    trace = record(lambda: net(torch.randn(2, 8)).square().sum().backward())
+    found = Counter((e.layer, e.pass_name) for e in trace.events if e.is_product)
+    assert found == Counter(
+        [("0", "output"), ("2", "output"), ("2", "grad_weight"), ("2", "grad_input"), ("0", "grad_weight")]
+    )
+
+
+def test_a_pair_that_is_merged_is_a_product():
+    model, x = MergedPair(), torch.randn(2, 8)
+
+    def step():
+        model(x).sum().backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    trace = record(step)
+    assert trace.macs == 320 == counter.get_total_flops() // 2
+    found = {(e.layer, e.pass_name): e.macs for e in trace.events if e.is_product}
+    assert found == {
+        ("lora_B", "output"): 64,  # B A
+        ("", "output"): 64,
+        ("", "grad_weight"): 64,  # of the sum
+        ("lora_A", "grad_weight"): 64,
+        ("lora_B", "grad_weight"): 64,
+    }

@@ -1,19 +1,25 @@
 """A systolic array, register by register and cycle by cycle: the definition behind `dataflow`'s expressions.
 
 Plain and slow on purpose; for arrays up to about 16 x 16. It computes the actual INT8 products with INT32 sums, so a
-schedule that starts a fold one cycle too early gives wrong numbers, not only a wrong count.
+schedule that starts a fold one cycle too early gives wrong numbers, not only a wrong count. Registers are read before
+they are written, as at a clock's edge.
 
 PE (i, j) works on element t of a fold that starts at cycle s in cycle `s + t + i + j`.
 
-Weight-stationary. The weights of a fold enter at the top, last row first, one row a cycle, and shift down. Row i of
-column j shifts in cycles `s - rows + j + u`, u = i .. rows - 1, so that a row stops taking what it does not need and a
-row above never disturbs one that has not switched yet. Inputs move right, partial sums down, out of the bottom, into
-an accumulator beside the array that adds the folds of the reduction.
+Weight-stationary. The weights of a fold enter at the top, last row first, one row a cycle, and shift down: PE (i, j) in
+cycles `s - rows + u`, u = 0 .. rows - 1. Inputs move right, partial sums down, out of the bottom, into an
+accumulator beside the array that adds the folds of the reduction.
 
-Output-stationary. Inputs move right, weights down, sums stay. When PE (i, j) has its sum it hands it to the column's
-drain chain, which shifts down: row i in cycles `s + T + rows - 1 + j + u`, u = 0 .. i.
+Output-stationary. Inputs move right, weights down, sums stay. When they are ready, the column's chain shifts them down
+and out: PE (i, j) in cycles `d + u`, u = 0 .. rows - 1, with `d = s + T + rows + cols - 2`.
 
-`serial` has one register for both uses (weights that work and weights that load; sums and drain), the others two.
+What differs by `overlap`:
+- Registers. `serial` and `wavefront` have one for both uses (weights that work and weights that load; sums and drain),
+  the others two.
+- Control. In `serial` and `double_buffered` one signal tells all PEs: all shift at once, and in `serial` no PE
+  multiplies while they shift; in `double_buffered` all switch at once, when the last PE of a fold is done.
+  In `wavefront` and `shadow` the control travels with the data: a column shifts `j` cycles after the first (so `d` is
+  `s + T + rows - 1 + j`), and row i only while it must: loads u = i .. rows - 1, drains u = 0 .. i - 1.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from intaglio.accelerator.dataflow import Dataflow, Overlap
+from intaglio.accelerator.dataflow import TWO_REGISTERS, WITH_THE_DATA, Dataflow, Overlap
 from intaglio.errors import UserError
 
 Int8 = NDArray[np.int8]
@@ -53,7 +59,7 @@ def run_array(
     if overlap == "none":
         raise UserError(
             "the array has no overlap 'none': that count is SCALE-Sim's, which does not charge the drain of outputs. "
-            "Expected serial, double_buffered or shadow"
+            "Expected serial, double_buffered, wavefront or shadow"
         )
     results = [np.zeros((left.shape[0], right.shape[1]), dtype=np.int32) for left, right in products]
     folds = [f for i, (left, right) in enumerate(products) for f in _folds(i, left, right, rows, cols, dataflow)]
@@ -75,12 +81,14 @@ def fold_starts(temporals: Sequence[int], rows: int, cols: int, dataflow: Datafl
             wait = before + 2 * rows + cols - 2
         elif overlap == "double_buffered":
             wait = before + rows + cols - 2
+        elif overlap == "wavefront":
+            wait = before + rows - 1
         elif dataflow == "weight_stationary":
             wait = max(
                 before, rows
             )  # the next weights need `rows` cycles in the chain, which frees as this fold starts
         else:
-            wait = max(before, before + rows - temporal)  # the drain chain must be free when the next sums are ready
+            wait = max(before, before + rows - temporal)  # the chain must be free when the next sums are ready
         starts.append(starts[-1] + wait)
     return starts
 
@@ -123,15 +131,16 @@ def _run_weight_stationary(
     folds: list[Fold], starts: list[int], results: list[Int32], rows: int, cols: int, overlap: Overlap
 ) -> int:
     working, loading, inputs, sums = (np.zeros((rows, cols), dtype=np.int32) for _ in range(4))
-    if overlap == "serial":
-        loading = working  # one register
+    if overlap not in TWO_REGISTERS:
+        loading = working
+    travels = overlap in WITH_THE_DATA
     i, j = np.indices((rows, cols))
     last = 0
     for cycle in range(starts[-1] + folds[-1].temporal("weight_stationary") + rows + cols - 1):
         live = _live(folds, starts, cycle, rows, cols, "weight_stationary")
-        if overlap != "serial":
+        if overlap in TWO_REGISTERS:
             for _, start in live:
-                switch = cycle == start + i + j
+                switch = cycle == start + (i + j) * travels
                 working[switch] = loading[switch]
         entering = np.zeros(rows, dtype=np.int32)
         for fold, start in live:
@@ -142,13 +151,15 @@ def _run_weight_stationary(
         above = np.vstack([np.zeros(cols, dtype=np.int32), sums[:-1]])
         sums = above + working * inputs
         for fold, start in live:
-            last = max(last, _collect_ws(fold, cycle - start - (rows - 1), sums[-1], results, cycle))
-        for fold, start in live:
-            u = cycle - (start - rows) - j
-            shifts = (u >= i) & (u < rows)
+            u = cycle - (start - rows) - j * travels
+            shifts = (u >= i * travels) & (u < rows)
+            if overlap == "serial" and shifts.any():
+                sums = above  # the column is taken by the weights, so that no PE multiplies
             top = fold.right[np.clip(rows - 1 - u[0], 0, rows - 1), np.arange(cols)]
             shifted = np.vstack([top, loading[:-1]])
             loading[shifts] = shifted[shifts]
+        for fold, start in live:
+            last = max(last, _collect_ws(fold, cycle - start - (rows - 1), sums[-1], results, cycle))
     return last
 
 
@@ -170,8 +181,9 @@ def _run_output_stationary(
     folds: list[Fold], starts: list[int], results: list[Int32], rows: int, cols: int, overlap: Overlap
 ) -> int:
     inputs, weights, sums, drain = (np.zeros((rows, cols), dtype=np.int32) for _ in range(4))
-    if overlap == "serial":
-        drain = sums  # one register
+    if overlap not in TWO_REGISTERS:
+        drain = sums
+    travels = overlap in WITH_THE_DATA
     i, j = np.indices((rows, cols))
     last = 0
     for cycle in range(starts[-1] + folds[-1].temporal("output_stationary") + 2 * rows + cols):
@@ -185,24 +197,37 @@ def _run_output_stationary(
                 edge[valid] = values[lane[valid], t[valid]] if axis == 1 else values[t[valid], lane[valid]]
         inputs = np.column_stack([entering_left, inputs[:, :-1]])
         weights = np.vstack([entering_top, weights[:-1]])
+        ready = drain.copy()
+        draining = [_draining(fold, start, cycle, rows, cols, overlap) for fold, start in live]
+        multiplies = overlap != "serial" or not any(shifts.any() for _, shifts in draining)
         for fold, start in live:
             t = cycle - start - i - j
-            busy = (t >= 0) & (t < fold.left.shape[1])
+            busy = (t >= 0) & (t < fold.left.shape[1]) & multiplies
             sums[busy] = np.where(t == 0, 0, sums)[busy] + (inputs * weights)[busy]
-        for fold, start in live:
-            u = cycle - (start + fold.left.shape[1] + rows - 1) - j
-            last = max(last, _collect_os(fold, u[0], drain[-1], results, rows, cycle))
-            shifts = (u >= 0) & (u <= i)
-            shifted = np.vstack([drain[0], drain[:-1]])
+        for (fold, _), (u, shifts) in zip(live, draining, strict=True):
+            last = max(last, _collect_os(fold, u[0], ready[-1], results, rows, cycle))
+            shifted = np.vstack([ready[0], ready[:-1]])
             drain[shifts] = shifted[shifts]
-        if overlap != "serial":
+        if overlap in TWO_REGISTERS:
             for fold, start in live:
-                done = cycle - start - i - j == fold.left.shape[1] - 1
+                done = cycle - start == fold.left.shape[1] - 1 + (i + j if travels else rows + cols - 2)
                 drain[done] = sums[done]
     return last
 
 
-def _collect_os(fold: Fold, u: Int32, bottom: Int32, results: list[Int32], rows: int, cycle: int) -> int:
+def _draining(
+    fold: Fold, start: int, cycle: int, rows: int, cols: int, overlap: Overlap
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(which of its `rows` shifts the chain of each PE's column is at, which PEs take the value above)."""
+    i, j = np.indices((rows, cols))
+    if overlap in WITH_THE_DATA:
+        u = cycle - (start + fold.left.shape[1] + rows - 1) - j
+        return u, (u >= 0) & (u < i)
+    u = np.full((rows, cols), cycle - (start + fold.left.shape[1] + rows + cols - 2))
+    return u, (u >= 0) & (u < rows)
+
+
+def _collect_os(fold: Fold, u: NDArray[np.int64], bottom: Int32, results: list[Int32], rows: int, cycle: int) -> int:
     """Store what leaves the bottom of the drain chain; returns the count of cycles so far if anything left, else 0."""
     result = results[fold.job]
     left_something = False

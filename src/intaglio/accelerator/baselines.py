@@ -12,8 +12,8 @@ from intaglio.accelerator.hardware import Hardware, Schedule
 
 BASELINES = ("fixed-ws", "fixed-os", "fp16-fixed", "fp16-equal-area")
 REASONS = {
-    "fixed-ws": "the same PEs in the same format, whole array, always weight-stationary, every load paid",
-    "fixed-os": "the same PEs in the same format, whole array, always output-stationary, every drain paid",
+    "fixed-ws": "the same PEs in the same format, whole array, always weight-stationary, one register a PE",
+    "fixed-os": "the same PEs in the same format, whole array, always output-stationary, one register a PE",
     "fp16-fixed": "as many PEs in FP16 with FP32 sums, weight-stationary, unquantized LoRA training",
     "fp16-equal-area": "the FP16 array of about the same area, weight-stationary, unquantized LoRA training",
 }
@@ -40,12 +40,12 @@ def baselines_of(hardware: Hardware) -> dict[str, Hardware]:
 
 
 def _plain(hardware: Hardware, name: str, rows: int, cols: int, lanes: int, bits: int) -> Hardware:
-    """The design's surroundings around a plain serial array; ports one element a row and a column wide."""
+    """The design's surroundings around a plain array of one register a PE; ports of one element a row and a column."""
     return hardware.replaced(
         name=name,
         array__rows=rows,
         array__cols=cols,
-        array__overlap="serial",
+        array__overlap="wavefront",
         array__partition="1x1",
         vector__lanes=lanes,
         buffers__input__bandwidth_bytes_per_cycle=rows * bits / 8,

@@ -15,13 +15,14 @@ import numpy as np
 from intaglio.accelerator import page, plots
 from intaglio.accelerator.area import area_of
 from intaglio.accelerator.baselines import REASONS, baselines_of
+from intaglio.accelerator.chips import chip_rows, chip_verdicts, peak_efficiency, published_chips
 from intaglio.accelerator.hardware import Hardware
 from intaglio.accelerator.model_steps import MODEL_STEPS, model_step
 from intaglio.accelerator.schedule import prepare
 from intaglio.accelerator.simulate import StepCost, simulate
 from intaglio.accelerator.step_builder import Method
 from intaglio.accelerator.tables import write_csv
-from intaglio.accelerator.views import PAPER, Comparison, compare, on_chip_efficiency, published_chips
+from intaglio.accelerator.views import PAPER, Comparison, compare
 from intaglio.accelerator.workload import workload_of_trace
 from intaglio.errors import UnknownChoice
 
@@ -99,34 +100,6 @@ def ratio_rows(found: dict[Case, tuple[StepCost, list[Comparison]]]) -> list[Row
     return rows
 
 
-def chip_rows(step: StepCost) -> list[Row]:
-    """The design's on-chip efficiency over each published chip, both at 28 nm; the step's own work, without DRAM."""
-    gops, tops = on_chip_efficiency(step)
-    rows = []
-    for chip in published_chips():
-        area = chip["gops_per_mm2"]
-        rows.append(
-            {
-                "design": chip["design"],
-                "year": chip["year"],
-                "precision": chip["precision"],
-                "kind": chip["kind"],
-                "dense": chip["dense"],
-                "TOPS/W at 28 nm": round(float(chip["tops_per_w"]), 3),  # type: ignore[arg-type]
-                "ours over it, energy": round(float(tops[1]) / float(chip["tops_per_w"]), 2),  # type: ignore[arg-type]
-                "range, energy": _range(tops / float(chip["tops_per_w"])),  # type: ignore[arg-type]
-                "GOPS/mm2 at 28 nm": round(float(area), 1) if area else "",  # type: ignore[arg-type]
-                "ours over it, area": round(float(gops[1]) / float(area), 2) if area else "",  # type: ignore[arg-type]
-                "source": chip["source"],
-            }
-        )
-    return rows
-
-
-def _range(values: Any) -> str:
-    return f"{float(values[0]):.3g} .. {float(values[2]):.3g}"
-
-
 def verdicts(rows: list[Row], step: StepCost) -> list[str]:
     """Plain statements: under which baseline each of the paper's four figures is reached, exceeded or not."""
     lines = []
@@ -147,20 +120,7 @@ def verdicts(rows: list[Row], step: StepCost) -> list[str]:
                 f"{PAPER[target]:.2f}x {target}{which} over {baseline}: {word} "
                 f"({min(values):.2f}x .. {max(values):.2f}x, most on {where}{ends})"
             )
-    gops, tops = on_chip_efficiency(step)
-    chips = [c for c in published_chips() if c["dense"] == "yes"]
-    for target, ours, name in (
-        ("energy efficiency over prior work", tops, "tops_per_w"),
-        ("area efficiency over prior work", gops, "gops_per_mm2"),
-    ):
-        known = [(str(c["design"]), float(ours[1]) / float(c[name])) for c in chips if c[name]]  # type: ignore[arg-type]
-        reached = [f"{design} ({ratio:.2f}x)" for design, ratio in known if ratio >= PAPER[target]]
-        missed = [f"{design} ({ratio:.2f}x)" for design, ratio in known if ratio < PAPER[target]]
-        lines.append(
-            f"{PAPER[target]:.2f}x {target} (dense chips at 28 nm, which of them the paper means is not public): "
-            f"reached over {', '.join(reached) or 'none'}; not over {', '.join(missed) or 'none'}"
-        )
-    return lines
+    return lines + chip_verdicts(step, PAPER)
 
 
 def _partly(values: list[float], target: float) -> str:
@@ -213,12 +173,13 @@ def _html(
             )
             + "</div>",
         ]
-    points = [c for c in published_chips() if c["gops_per_mm2"] and c["dense"] != "no"]
-    ours = {case.name: on_chip_efficiency(step) for case, (step, _) in list(found.items())[:3]}
+    points = [c for c in published_chips() if c.gops_per_mm2 and c.tops_per_w and c.dense and c.basis == "peak"]
+    ours = {hardware.name: peak_efficiency(hardware)}
     area = area_of(hardware).total_mm2
     body += [
         page.section(
-            "Beside published training chips", "Dense figures, scaled to 28 nm; ours without DRAM, over a whole step."
+            "Beside published chips",
+            "Dense figures at 28 nm, without DRAM: peak beside peak, step beside step.",
         ),
         page.figure(
             plots.svg(plots.chips(points, ours), "Chips"), "Circles: silicon. Diamonds: synthesis or simulation."

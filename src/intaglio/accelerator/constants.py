@@ -61,6 +61,17 @@ def area_scale(node_nm: float) -> float:
     return float(np.interp(node_nm, nodes, values))
 
 
+@cache
+def fastest_clock_mhz(node_nm: float, supply_v: float) -> float:
+    """What a pipelined PE may reach: a bound to catch mistakes, not a timing. Delay goes with the node's length."""
+    value = {row["name"]: float(row["value"]) for row in table("timing")}
+
+    def delay(volt: float) -> float:
+        return volt / (volt - value["threshold_v"]) ** value["alpha"]
+
+    return value["mac_mhz"] * value["pipelined"] * 45 / node_nm * delay(0.9) / delay(supply_v)
+
+
 def scaling_uncertainty(node_nm: float) -> Interval:
     return np.ones(3) if node_nm == 45 else uncertainty("scaling")
 

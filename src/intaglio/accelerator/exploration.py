@@ -8,56 +8,25 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from intaglio.accelerator.area import area_of
-from intaglio.accelerator.dataflow import Overlap
-from intaglio.accelerator.hardware import Bits, Hardware, load_hardware
+from intaglio.accelerator.axes import TILING_AXES, Axes, design_at
+from intaglio.accelerator.hardware import Hardware, load_hardware
 from intaglio.accelerator.schedule import Prepared, prepare
 from intaglio.accelerator.simulate import simulate_prepared
 from intaglio.accelerator.workload import Workload
 from intaglio.config import StrictModel
 from intaglio.errors import UserError
 
-MODES = {
-    "both": ("weight_stationary", "output_stationary"),
-    "weight_stationary": ("weight_stationary",),
-    "output_stationary": ("output_stationary",),
-}
-
-
-TILING_AXES = ("rows", "cols", "bits", "input_kib", "weight_kib", "output_kib")
-
-
-class Axes(StrictModel):
-    """Values to try; an axis that is left out keeps the base's value.
-
-    port_width: elements a row (input) or column (weight, output) that a buffer passes each cycle.
-    lanes_per_col: vector lanes a column. The order is that of the grid's index: what decides tilings comes first.
-    """
-
-    rows: tuple[PositiveInt, ...] = ()
-    cols: tuple[PositiveInt, ...] = ()
-    bits: tuple[Bits, ...] = ()
-    input_kib: tuple[PositiveInt, ...] = ()
-    weight_kib: tuple[PositiveInt, ...] = ()
-    output_kib: tuple[PositiveInt, ...] = ()
-    fused_attention: tuple[bool, ...] = ()
-    packing: tuple[bool, ...] = ()
-    modes: tuple[Literal["both", "weight_stationary", "output_stationary"], ...] = ()
-    operand_swap: tuple[bool, ...] = ()
-    partition: tuple[Literal["1x1", "2x2", "4x4"], ...] = ()
-    overlap: tuple[Overlap, ...] = ()
-    port_width: tuple[PositiveInt, ...] = ()
-    lanes_per_col: tuple[PositiveFloat, ...] = ()
-    clock_mhz: tuple[PositiveFloat, ...] = ()
-    bandwidth_gbytes_per_s: tuple[PositiveFloat, ...] = ()
+__all__ = ["Axes", "Space", "cost_design", "design_at", "explore", "pareto_front", "read_designs"]
 
 
 class Space(StrictModel):
@@ -101,45 +70,6 @@ class Space(StrictModel):
             index, at = divmod(index, len(options))
             values[name] = options[at]
         return dict(reversed(values.items()))
-
-
-def design_at(base: Hardware, point: dict[str, Any]) -> Hardware:
-    """The base with a point's values. Ports follow the array: `port_width` elements a row and a column."""
-    array, buffers = base.array, base.buffers
-    rows, cols, bits = (
-        point.get(n, v) for n, v in (("rows", array.rows), ("cols", array.cols), ("bits", array.operand_bits))
-    )
-    wide = point.get("port_width", buffers.input.bandwidth_bytes_per_cycle * 8 / (array.rows * array.operand_bits))
-    lanes = point.get("lanes_per_col", base.vector.lanes / array.cols)
-    changes: dict[str, Any] = {
-        "array__rows": rows,
-        "array__cols": cols,
-        "array__operand_bits": bits,
-        "buffers__input__bandwidth_bytes_per_cycle": rows * bits / 8 * wide,
-        "buffers__weight__bandwidth_bytes_per_cycle": cols * bits / 8 * wide,
-        "buffers__output__bandwidth_bytes_per_cycle": cols * 4 * wide,
-        "vector__lanes": max(1, round(lanes * cols)),
-    }
-    paths = {
-        "fused_attention": "schedule__fused_attention",
-        "packing": "schedule__packing",
-        "operand_swap": "schedule__operand_swap",
-        "partition": "array__partition",
-        "overlap": "array__overlap",
-        "clock_mhz": "array__clock_mhz",
-        "bandwidth_gbytes_per_s": "dram__bandwidth_gbytes_per_s",
-    }
-    changes |= {path: point[name] for name, path in paths.items() if name in point}
-    changes |= {
-        f"buffers__{name}__size_bytes": point[f"{name}_kib"] * 1024
-        for name in ("input", "weight", "output")
-        if f"{name}_kib" in point
-    }
-    if "modes" in point:
-        changes["array__modes"] = MODES[point["modes"]]
-    if "partition" in point:
-        changes["schedule__split"] = point["partition"] != "1x1"
-    return base.replaced(**changes)
 
 
 def cost_design(prepared: dict[bool, Prepared], hardware: Hardware) -> dict[str, Any]:
@@ -231,21 +161,36 @@ def _run(space: Space, workload: Workload, chunks: Iterable[list[int]], jobs: in
 
 def _claim(folder: Path, space: Space, workload: Workload) -> None:
     """Write what is explored beside the results, or check that it is the same."""
-    p = workload.products
-    step = hashlib.sha256(np.column_stack([p.M, p.N, p.K, p.batch, p.count]).tobytes()).hexdigest()[:16]
     record = {
         "space": space.model_dump(mode="json"),
         "base": load_hardware(space.base).model_dump(mode="json"),
-        "step": step,
+        "step": digest_of_step(workload),
+        "model": digest_of_model(),
     }
     text = json.dumps(record, indent=2) + "\n"
     path = folder / "space.json"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{folder} holds results of another space, base or step (see {path}); expected the same to go on. "
+            f"{folder} holds results of another space, base, step or cost model (see {path}); expected the same. "
             "Choose another --out, or delete that folder"
         )
     path.write_text(text, encoding="utf-8")
+
+
+def digest_of_step(workload: Workload) -> str:
+    """Of everything in a step that a cost depends on."""
+    p = workload.products
+    arrays = [getattr(p, field.name) for field in fields(p)]
+    labels = repr((workload.labels, workload.vector_labels))
+    content = (np.column_stack(arrays).tobytes(), workload.vector_elements.tobytes(), labels.encode())
+    return hashlib.sha256(b"|".join(content)).hexdigest()[:16]
+
+
+def digest_of_model() -> str:
+    """Of the code and the constants that make a cost."""
+    folder = Path(str(resources.files("intaglio.accelerator")))
+    files = sorted([*folder.glob("*.py"), *folder.glob("constants/*.csv")])
+    return hashlib.sha256(b"|".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def read_designs(path: Path) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from intaglio.accelerator.chips import Chip, Efficiency
 from intaglio.accelerator.hardware import Hardware
 
 PASS_COLOURS = {
@@ -269,26 +270,27 @@ def ratio_bars(ratios: Mapping[str, Any], target: float | None, label: str, unit
 
 
 @styled
-def chips(points: Sequence[Mapping[str, Any]], ours: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def chips(points: Sequence[Chip], ours: Mapping[str, Efficiency]) -> Figure:
     """Energy efficiency over area efficiency, log-log, normalised to 28 nm; ours with its ranges."""
     figure, axes = picture(9.4, 4.4)
     for point in points:
         axes.scatter(
-            point["gops_per_mm2"],
-            point["tops_per_w"],
+            point.gops_per_mm2,  # type: ignore[arg-type]
+            point.tops_per_w,  # type: ignore[arg-type]
             color="#8b98a5",
             s=46,
-            marker="o" if point["kind"] == "chip" else "D",
+            marker="o" if point.kind == "chip" else "D",
         )
         axes.annotate(
-            f"{point['design']} ({point['precision']})",
-            (point["gops_per_mm2"], point["tops_per_w"]),
+            f"{point.design} ({point.precision})",
+            (point.gops_per_mm2, point.tops_per_w),  # type: ignore[arg-type]
             (7, -3),
             textcoords="offset points",
             color=SOFT,
             fontsize=9.5,
         )
-    for (name, (area, energy)), colour in zip(ours.items(), ("#c2504f", "#3565a8", "#d97a2b", "#2f8f6b"), strict=False):
+    for (name, found), colour in zip(ours.items(), ("#c2504f", "#3565a8", "#d97a2b", "#2f8f6b"), strict=False):
+        area, energy = found.gops_per_mm2, found.tops_per_w
         spread = [[[a[1] - a[0]], [a[2] - a[1]]] for a in (area, energy)]
         axes.errorbar(
             area[1], energy[1], xerr=spread[0], yerr=spread[1], color=colour, fmt="s", ms=7, lw=1.2, capsize=3

@@ -14,6 +14,7 @@ from intaglio.accelerator import page, plots
 from intaglio.accelerator.area import area_of
 from intaglio.accelerator.attribution import Attribution, attribute
 from intaglio.accelerator.baselines import REASONS, baselines_of
+from intaglio.accelerator.chips import chip_rows, peak_efficiency, published_chips
 from intaglio.accelerator.constants import table
 from intaglio.accelerator.energy import PARTS
 from intaglio.accelerator.hardware import Hardware
@@ -23,8 +24,6 @@ from intaglio.accelerator.tables import Row, grouped_rows, summary_of
 from intaglio.accelerator.views import (
     PAPER,
     compare,
-    on_chip_efficiency,
-    published_chips,
     roofline_points,
     time_parts,
     utilization_map,
@@ -188,26 +187,20 @@ def _comparison(step: StepCost) -> list[str]:
 
 
 def _chips(step: StepCost) -> list[str]:
-    points = [c for c in published_chips() if c["gops_per_mm2"] and c["dense"] != "no"]
-    ours = {step.hardware.name: on_chip_efficiency(step)}
+    points = [c for c in published_chips() if c.gops_per_mm2 and c.tops_per_w and c.dense and c.basis == "peak"]
+    ours = {step.hardware.name: peak_efficiency(step.hardware)}
     return [
         page.section(
-            "Beside published training chips",
-            "Dense figures only, scaled to 28 nm. Chips publish peak or single-network figures without DRAM; "
-            "ours is the whole step, without DRAM.",
+            "Beside published chips",
+            "Dense figures at peak and 28 nm, without DRAM, peak beside peak. The table has all, each on its terms.",
         ),
         page.figure(
             plots.svg(plots.chips(points, ours), "Energy efficiency over area efficiency of training chips"),
             "Circles: silicon. Diamonds: synthesis or simulation.",
         ),
         page.details(
-            "Sources of the chips",
-            page.table(
-                [
-                    {k: row[k] for k in ("design", "year", "node_nm", "precision", "kind", "dense", "source")}
-                    for row in table("published_chips")
-                ]
-            ),
+            "All chips, and their sources",
+            page.table(chip_rows(step)),
         ),
     ]
 

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from intaglio.accelerator.constants import Interval
-from intaglio.accelerator.cost import Costs, Float, cost_products, vector_cycles_per_element, vector_kind
-from intaglio.accelerator.dataflow import Dataflow, Int
+from intaglio.accelerator.cost import Costs, cost_products
+from intaglio.accelerator.dataflow import Dataflow, Float, Int
 from intaglio.accelerator.energy import PARTS, Prices, prices_of
 from intaglio.accelerator.hardware import Hardware
 from intaglio.accelerator.schedule import Prepared, prepare
+from intaglio.accelerator.vector_unit import VectorCosts, cost_vector_work
 from intaglio.accelerator.workload import Label, Workload
 from intaglio.errors import UserError
 
 DataflowChoice = Literal["best", "weight_stationary", "output_stationary"]
-
-
-@dataclass(frozen=True)
-class VectorCosts:
-    """One row a piece of vector work. `latency_cycles` is 0 for what runs beside the array."""
-
-    labels: tuple[Label, ...]
-    elements: Int
-    vector_cycles: Float
-    dram_bytes: Float
-    latency_cycles: Float
-    fused: Int
-    energy_pj: Float  # (rows, parts, 3)
 
 
 @dataclass(frozen=True)
@@ -62,22 +50,18 @@ class StepCost:
         return self.share * self.count
 
     @property
-    def macs(self) -> Int:
-        return self.prepared.products.macs[: self.prepared.rows]
+    def macs(self) -> Float:
+        """Useful ones of each row: work done again counts once."""
+        again = np.array([label.again for label in self.labels])
+        return self.prepared.products.macs[: self.prepared.rows] * ~again
 
     @property
     def product_cycles(self) -> float:
         return float((self.costs.latency_cycles * self.weight).sum())
 
     @property
-    def exposed_fused_cycles(self) -> float:
-        """Fused vector work that does not fit beside the array."""
-        fused = float((self.vector.vector_cycles * self.vector.fused).sum())
-        return max(0.0, fused - self.product_cycles)
-
-    @property
     def latency_cycles(self) -> float:
-        return self.product_cycles + float(self.vector.latency_cycles.sum()) + self.exposed_fused_cycles
+        return self.product_cycles + float(self.vector.latency_cycles.sum())
 
     @property
     def compute_cycles(self) -> float:
@@ -131,9 +115,11 @@ def simulate_prepared(prepared: Prepared, hardware: Hardware, dataflow: Dataflow
     where = prepared.inverse[:rows].copy()
     share, packed = np.ones(rows), np.ones(rows, dtype=np.int64)
     if hardware.schedule.packing and prepared.groups:
-        _choose_packs(prepared, hardware, distinct, where, share, packed)
-    vector = _vector_costs(prepared, hardware, prices)
-    return StepCost(hardware, prepared, distinct.take(where), share, packed, vector, prices)
+        value = _objective(hardware, prices, distinct)
+        _choose_packs(prepared, value, where, share, packed)
+    costs = distinct.take(where)
+    vector = cost_vector_work(prepared, hardware, prices, costs, share * prepared.products.count[:rows])
+    return StepCost(hardware, prepared, costs, share, packed, vector, prices)
 
 
 def _allowed(hardware: Hardware, dataflow: DataflowChoice) -> tuple[Dataflow, ...]:
@@ -147,13 +133,13 @@ def _allowed(hardware: Hardware, dataflow: DataflowChoice) -> tuple[Dataflow, ..
     return (dataflow,)
 
 
-def _choose_packs(
-    prepared: Prepared, hardware: Hardware, distinct: Costs, where: Int, share: Float, packed: Int
-) -> None:
-    """Pack a group where that is better than its rows one after another; `where`, `share`, `packed` change in place."""
+def _choose_packs(prepared: Prepared, value: Float, where: Int, share: Float, packed: Int) -> None:
+    """Pack a group where that is better than its rows one after another; `where`, `share`, `packed` change in place.
+
+    value: what the scheduler minimises, of each distinct product.
+    """
     rows, groups = prepared.rows, prepared.groups
     member = prepared.group_of >= 0
-    value = _objective(hardware, distinct)
     alone = np.bincount(prepared.group_of[member], value[where[member]], minlength=groups)
     packs = prepared.inverse[rows:]
     chosen = (value[packs] < alone)[prepared.group_of] & member
@@ -166,53 +152,9 @@ def _choose_packs(
     packed[chosen] = size[group]
 
 
-def _objective(hardware: Hardware, costs: Costs) -> Float:
-    energy = costs.energy_pj[..., 1].sum(axis=-1)
+def _objective(hardware: Hardware, prices: Prices, costs: Costs) -> Float:
+    """Latency, energy with the leakage of its time, or their product."""
+    energy = costs.energy_pj[..., 1].sum(axis=-1) + costs.latency_cycles * prices.leakage_pj_per_cycle[1]
     if hardware.schedule.objective == "energy":
         return energy
     return costs.latency_cycles * (energy if hardware.schedule.objective == "energy_delay" else 1.0)
-
-
-def _vector_costs(prepared: Prepared, hardware: Hardware, prices: Prices) -> VectorCosts:
-    """Vector work: fused kinds without DRAM traffic beside the array, others one after another."""
-    labels, elements = prepared.workload.vector_labels, prepared.workload.vector_elements
-    kinds, index = prepared.vector
-    # A float array runs the unquantized step; an integer array multiplies the codes of a weight as they are.
-    needless = "quantize" if hardware.array.number == "float" else "dequantize"
-    if needless in kinds:
-        keep = np.flatnonzero(index != kinds.index(needless))
-        labels, elements, index = tuple(labels[i] for i in keep), elements[keep], index[keep]
-    fused_kinds = {*hardware.vector.fused, "dequantize"} | ({"softmax"} if hardware.schedule.fused_attention else set())
-    per_kind = [
-        (
-            vector_cycles_per_element(hardware, kind),
-            vector_kind(kind)[1] * (4 if kind == "adamw" else hardware.array.result_bits / 8),
-            kind in fused_kinds,
-        )
-        for kind in kinds
-    ]
-    of_kind = np.array(per_kind, dtype=np.float64).reshape(-1, 3)[index]
-    work = elements * of_kind[:, 0]
-    cycles = np.ceil(work / hardware.vector.lanes)
-    fused = of_kind[:, 2].astype(np.int64)
-    traffic = elements * of_kind[:, 1]
-    dram = traffic * (1 - fused)
-    latency = (np.maximum(cycles, np.ceil(dram / hardware.dram_bytes_per_cycle)) * (1 - fused)).astype(np.float64)
-    energy = np.zeros((len(labels), len(PARTS), 3))
-    energy[:, PARTS.index("vector")] = work[:, None] * prices.vector_pj
-    energy[:, PARTS.index("sram")] = traffic[:, None] * prices.sram_read_pj_per_byte[2]
-    energy[:, PARTS.index("dram")] = dram[:, None] * prices.dram_pj_per_byte
-    return VectorCosts(labels, elements, cycles, dram, latency, fused, energy)
-
-
-def rows_of(step: StepCost) -> dict[str, Int | Float]:
-    """Columns of the table per operation: a row's own share of its costs, one occurrence."""
-    costs, products = step.costs, step.prepared.products
-    scaled = {"compute_cycles", "dram_cycles", "latency_cycles"}
-    columns: dict[str, Int | Float] = {
-        name: getattr(products, name)[: step.prepared.rows] for name in ("M", "N", "K", "batch")
-    }
-    for field in fields(costs):
-        value = getattr(costs, field.name)
-        columns[field.name] = value * step.share if field.name in scaled else value
-    return columns

@@ -8,15 +8,16 @@ from functools import cache
 
 import numpy as np
 
-from intaglio.accelerator.constants import area_scale, energy_scale, table
+from intaglio.accelerator.constants import area_constant, area_scale, arithmetic, energy_scale, table
 from intaglio.accelerator.hardware import Buffer, Technology
 
 ACCESS_BYTES = 32  # of the table
+SMALLEST_KIB = 8  # of the table: a smaller memory is charged the energy of this one
 
 
 @dataclass(frozen=True, slots=True)
 class Sram:
-    """A buffer of `banks` equal banks; typical values."""
+    """A buffer of `banks` equal banks behind a crossbar; typical values."""
 
     banks: int
     read_pj_per_byte: float
@@ -26,8 +27,9 @@ class Sram:
 
 
 def sram_of(buffer: Buffer, technology: Technology) -> Sram:
-    """Enough banks of a 32-byte port each for the bandwidth; single-port memory is charged as 1R1W (the table's
-    kind)."""
+    """A byte costs what it costs in the whole memory, whose wires it crosses however many others it travels with, and
+    its way through the crossbar between the port and as many banks of 32 bytes as the port is wide. Single-port
+    memory is charged as 1R1W (the table's kind)."""
     return _sram(
         buffer.size_bytes,
         buffer.bandwidth_bytes_per_cycle,
@@ -40,12 +42,27 @@ def sram_of(buffer: Buffer, technology: Technology) -> Sram:
 @cache
 def _sram(size_bytes: int, bandwidth_bytes_per_cycle: float, node_nm: float, supply_v: float, device: str) -> Sram:
     banks = max(1, math.ceil(bandwidth_bytes_per_cycle / ACCESS_BYTES))
-    bank_kib = size_bytes / 1024 / banks
-    read, write, area, leakage = (
-        _at(node_nm, device, bank_kib, name) for name in ("read_pj", "write_pj", "area_mm2", "leakage_mw")
-    )
+    kib = size_bytes / 1024
+    read, write = (_at(node_nm, device, max(kib, SMALLEST_KIB), name) for name in ("read_pj", "write_pj"))
+    area, leakage = (_at(node_nm, device, kib, name) for name in ("area_mm2", "leakage_mw"))
     voltage = energy_scale(node_nm, supply_v) / energy_scale(node_nm, 0.9)
-    return Sram(banks, read / ACCESS_BYTES * voltage, write / ACCESS_BYTES * voltage, area * banks, leakage * banks)
+    crossbar_mm2 = _crossbar_mm2(banks, node_nm)
+    wire = float(arithmetic("both", "wire_per_bit_mm"))
+    way = 8 * wire * math.sqrt(crossbar_mm2) * (supply_v / 0.9) ** 2
+    return Sram(
+        banks,
+        read / ACCESS_BYTES * voltage + way,
+        write / ACCESS_BYTES * voltage + way,
+        area + crossbar_mm2,
+        leakage + crossbar_mm2 * arithmetic("both", "leakage_per_mm2"),
+    )
+
+
+def _crossbar_mm2(banks: int, node_nm: float) -> float:
+    """For each of `banks` words of the port a multiplexer over all banks, reads and writes."""
+    multiplexers = 2 * banks * (banks - 1) * ACCESS_BYTES * 8
+    um2 = multiplexers * area_constant("multiplexer_per_bit")[1] / area_constant("cell_utilization")[1]
+    return float(um2) * area_scale(node_nm) / 1e6
 
 
 @cache

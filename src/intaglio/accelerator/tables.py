@@ -13,7 +13,7 @@ from intaglio.accelerator.area import area_of
 from intaglio.accelerator.dataflow import DATAFLOWS
 from intaglio.accelerator.energy import PARTS
 from intaglio.accelerator.simulate import StepCost
-from intaglio.accelerator.tiling import ORDERS, STREAMED
+from intaglio.accelerator.tiling import BLOCKS, ORDERS, STREAMED
 
 Row = dict[str, Any]
 
@@ -30,7 +30,8 @@ def operation_rows(step: StepCost) -> Iterator[Row]:
     for i, label in enumerate(labels):
         share = float(step.share[i])
         latency, compute = float(costs.latency_cycles[i]) * share, float(costs.compute_cycles[i]) * share
-        macs = int(products.M[i] * products.N[i] * products.K[i] * products.batch[i])
+        macs = products.macs_once[i]
+        useful = 0.0 if label.again else macs
         energy = costs.energy_pj[i].sum(axis=0) * share + leakage_pj * latency
         mapped = float(costs.mapped_fraction[i])
         yield {
@@ -41,7 +42,7 @@ def operation_rows(step: StepCost) -> Iterator[Row]:
             "compute_cycles": _number(compute),
             "stall_cycles": _number(latency - compute),
             "latency_cycles": _number(latency),
-            "overall_utilization": _ratio(macs, pes * latency),
+            "overall_utilization": _ratio(useful, pes * latency),
             "energy_pj": round(float(energy[1]), 3),
             "energy_low_pj": round(float(energy[0]), 3),
             "energy_high_pj": round(float(energy[2]), 3),
@@ -50,7 +51,8 @@ def operation_rows(step: StepCost) -> Iterator[Row]:
             "operation": label.operation,
             "batch": int(products.batch[i]),
             "count": int(products.count[i]),
-            "macs": macs,
+            "macs": _number(macs),
+            "useful_macs": _number(useful),
             "spatial_utilization": round(mapped, 6),
             "temporal_utilization": _ratio(macs, pes * latency * mapped),
             "compute_utilization": _ratio(macs, pes * compute),
@@ -66,6 +68,7 @@ def operation_rows(step: StepCost) -> Iterator[Row]:
             "loop_order": loop_order(int(costs.order[i])),
             "folds": _number(float(costs.folds[i]) * share),
             "dram_bytes": _number(float(costs.dram_bytes[i]) * share),
+            "transposed_bytes": _number(float(costs.transposed_bytes[i]) * share),
             "sram_bytes": _number(float(costs.sram_bytes[i]) * share),
         }
     yield from _vector_rows(step, leakage_pj)
@@ -94,7 +97,8 @@ def _vector_rows(step: StepCost, leakage_pj: Any) -> Iterator[Row]:
             "batch": 1,
             "count": 1,
             "macs": 0,
-            "bound_by": "beside the array" if vector.fused[i] else "vector unit",
+            "useful_macs": 0,
+            "bound_by": "beside the array" if vector.fused[i] and not latency else "vector unit",
             "dram_bytes": _number(float(vector.dram_bytes[i])),
         }
 
@@ -106,13 +110,13 @@ def bound_by(step: StepCost, row: int) -> str:
         "array": costs.compute_cycles[row],
         "dram": costs.dram_cycles[row],
         "buffer": costs.buffer_cycles[row],
-        "requantization": costs.vector_cycles[row],
+        "lanes": costs.vector_cycles[row],
     }
     return max(times, key=lambda name: float(times[name]))
 
 
 def loop_order(index: int) -> str:
-    return "streamed" if index == STREAMED else "".join(ORDERS[index])
+    return {STREAMED: "streamed", BLOCKS: "blocks"}.get(index) or "".join(ORDERS[index])
 
 
 def grouped_rows(rows: list[Row], key: str, pes: int) -> list[Row]:
@@ -120,6 +124,7 @@ def grouped_rows(rows: list[Row], key: str, pes: int) -> list[Row]:
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     names = (
         "macs",
+        "useful_macs",
         "compute_cycles",
         "stall_cycles",
         "latency_cycles",
@@ -140,7 +145,7 @@ def grouped_rows(rows: list[Row], key: str, pes: int) -> list[Row]:
             key: name,
             "operations": int(group["operations"]),
             **{n: _number(group[n]) for n in names},
-            "overall_utilization": _ratio(group["macs"], pes * group["latency_cycles"]),
+            "overall_utilization": _ratio(group["useful_macs"], pes * group["latency_cycles"]),
         }
         for name, group in sums.items()
     ]
@@ -159,7 +164,7 @@ def summary_of(step: StepCost) -> Row:
         "compute_cycles": _number(step.compute_cycles),
         "latency_cycles": _number(step.latency_cycles),
         "latency_ms": round(step.latency_ms, 6),
-        "vector_latency_cycles": _number(float(step.vector.latency_cycles.sum()) + step.exposed_fused_cycles),
+        "vector_latency_cycles": _number(float(step.vector.latency_cycles.sum())),
         "overall_utilization": round(step.overall_utilization, 6),
         "effective_tops": round(effective_tops, 6),
         "peak_tops": round(step.hardware.peak_tops, 6),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from intaglio.accelerator.area import area_of
-from intaglio.accelerator.constants import Interval, area_scale, energy_scale, table
+from intaglio.accelerator.constants import Interval
 from intaglio.accelerator.energy import PARTS, ratio_interval
 from intaglio.accelerator.hardware import Hardware
 from intaglio.accelerator.schedule import Prepared
@@ -68,9 +68,8 @@ def time_parts(step: StepCost) -> dict[str, dict[str, float]]:
     for i, label in enumerate(step.vector.labels):
         if step.vector.latency_cycles[i]:
             name = "optimizer" if label.pass_name == "optimizer" else "norms, adds, softmax"
+            name = "what did not fit beside the array" if step.vector.fused[i] else name
             groups[name]["vector unit"] += step.vector.latency_cycles[i] * to_ms
-    if step.exposed_fused_cycles:
-        groups["vector work beside the array"]["vector unit"] += step.exposed_fused_cycles * to_ms
     return {name: dict(group) for name, group in sorted(groups.items(), key=lambda g: -sum(g[1].values()))}
 
 
@@ -128,31 +127,4 @@ def compare(step: StepCost, prepared: Prepared, baselines: dict[str, Hardware]) 
         areas = np.array([areas.min(), areas[1], areas.max()])
         on_chip = [np.delete(s.energy_parts_pj, PARTS.index("dram"), axis=0) for s in (other, step)]
         found.append(Comparison(name, speed, energy, ratio_interval(*on_chip), speed * areas))
-    return found
-
-
-def on_chip_efficiency(step: StepCost) -> tuple[Interval, Interval]:
-    """(GOPS a mm2, TOPS a watt) without DRAM, as chips publish them, scaled to 28 nm."""
-    operations = 2 * step.prepared.workload.macs
-    technology = step.hardware.technology
-    areas = area_of(step.hardware).total_mm2 * area_scale(28) / area_scale(technology.node_nm)
-    gops = operations / (step.latency_ms / 1e3) / 1e9 / areas[::-1]
-    energy_pj = np.delete(step.energy_parts_pj, PARTS.index("dram"), axis=0).sum(axis=0)
-    energy_pj = energy_pj * energy_scale(28, 0.9) / energy_scale(technology.node_nm, technology.supply_v)
-    return gops, operations / energy_pj[::-1]
-
-
-def published_chips() -> list[dict[str, object]]:
-    """Chips with dense figures of energy and area efficiency, scaled to 28 nm at nominal supply."""
-    found = []
-    for row in table("published_chips"):
-        node = float(row["node_nm"])
-        if not node or not row["tops_per_w"]:
-            continue
-        scaled: dict[str, object] = dict(
-            row, tops_per_w=float(row["tops_per_w"]) * energy_scale(node, 0.9) / energy_scale(28, 0.9)
-        )
-        gops = row["gops_per_mm2"]
-        scaled["gops_per_mm2"] = float(gops) * area_scale(node) / area_scale(28) if gops else None
-        found.append(scaled)
     return found

@@ -35,7 +35,7 @@ class Header:
     model_class: str
     base: Base | None
     base_hash: str | None
-    """`layers.model.base_hash` of the quantized base; None for a float base."""
+    """`layers.quantize_model.base_hash` of the quantized base; None for a float base."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -80,10 +80,12 @@ def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> M
     path = embedded_base() if source == EMBEDDED else Path(source).expanduser()
     if path.is_file():
         refuse_pickles(path)
-        if path.suffix != ".safetensors":
-            raise UserError(f"{path}: expected a .safetensors file, a folder or a Hub id; other files are not read")
-        read_safetensors_header(path)
-        return ModelInfo(source, None, True, None, None, None, None, None)
+        if path.suffix not in (".safetensors", ".gguf"):
+            raise UserError(f"{path}: expected a .safetensors or .gguf file, a folder or a Hub id; others are not read")
+        name = find_source(path, None, source).name
+        if name != "gguf":
+            read_safetensors_header(path)
+        return ModelInfo(source, None, True, None, None, None, None, None, name)
     folder = path if path.is_dir() else None
     if folder is None and _looks_local(source):
         raise UserError(

@@ -13,9 +13,16 @@ from packaging.version import Version
 from safetensors import SafetensorError
 from torch import nn
 
-from intaglio.checkpoints.inspect import DENOISERS, ModelInfo, embedded_base, inspect_model
+from intaglio.checkpoints.inspect import (
+    DENOISERS,
+    ModelInfo,
+    embedded_base,
+    inspect_model,
+    read_component_config,
+)
 from intaglio.checkpoints.quantization_config import IntaglioConfig
 from intaglio.checkpoints.recognize import meta_tensors
+from intaglio.checkpoints.sources import weight_sources
 from intaglio.errors import UserError
 from intaglio.families.registry import families
 from intaglio.layers.quantize_model import quantize_model
@@ -80,6 +87,13 @@ def load_pipeline(
                 "start from the float model"
             )
         config = None
+    if info.source_name not in ("intaglio", "float"):
+        if config is not None:
+            raise UserError(
+                f"{info.source} is quantized by {info.source_name} already; leave the format out, or start from the "
+                "float model"
+            )
+        return load_from_source(info, single_file_config, revision, torch_dtype or torch.float32, options)
     # Said even where it is the default: transformers would take the checkpoint's own, and diffusers float32.
     options |= dtype_argument(torch_dtype or torch.float32)
     try:
@@ -102,6 +116,45 @@ def dtype_argument(torch_dtype: torch.dtype | None) -> dict[str, Any]:
 
 def cannot_load(source: str, error: BaseException) -> UserError:
     return UserError(f"{source}: cannot be loaded: {str(error).strip().splitlines()[0] if str(error) else error!r}")
+
+
+def load_from_source(
+    info: ModelInfo, single_file_config: str | None, revision: str | None, dtype: torch.dtype, options: dict[str, Any]
+) -> Any:
+    """A pipeline whose denoiser another program quantized; its layers lie as they lie in the file.
+
+    Raises:
+        UserError: a single file without the folder or Hub id of its pipeline, or weights that are not of that.
+    """
+    from intaglio.checkpoints.assemble import assemble
+
+    where = info
+    if info.is_single_file:
+        if single_file_config is None:
+            raise UserError(
+                f"{info.source}: holds the denoiser alone; name the folder or Hub id of its pipeline with "
+                "--single_file_config, from which the other components come"
+            )
+        where = inspect_model(single_file_config, revision=revision)
+    config = read_component_config(where, str(where.denoiser), revision)
+    model_class = getattr(diffusers, str(where.denoiser_class), None)
+    if model_class is None:
+        raise UserError(f"{where.source}: this diffusers has no {where.denoiser_class}; upgrade it")
+    source = weight_sources()[info.source_name]
+    path = Path(info.source).expanduser() if info.is_single_file else _denoiser_folder(where, revision)
+    quantization = None if info.is_single_file else config.get("quantization_config")
+    try:
+        denoiser = assemble(model_class, config, source.weights(path, quantization), dtype)
+        place = where.source if where.folder is None else where.folder
+        options = {**options, **dtype_argument(dtype), str(where.denoiser): denoiser}
+        return DiffusionPipeline.from_pretrained(place, revision=revision, **options)
+    except LOADING_ERRORS as error:
+        raise cannot_load(info.source, error) from error
+
+
+def _denoiser_folder(info: ModelInfo, revision: str | None) -> Path:
+    folder = info.folder or Path(DiffusionPipeline.download(info.source, revision=revision))
+    return folder / str(info.denoiser)
 
 
 def _load_single_file(

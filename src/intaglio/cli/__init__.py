@@ -27,6 +27,8 @@ COMMANDS = {
     "simulate": "Cost a training step on an accelerator.",
     "compare_hardware": "Methods, ranks and models on several accelerators.",
     "speed": "Time and memory on this machine: a training step, an image, kernels.",
+    "kernels": "Which code computes each integer operation on this machine, and why not a better one.",
+    "rtl": "Write the array of a hardware file as Verilog, with a testbench.",
     "explore": "Search accelerator designs for a Pareto front.",
     "study": "Quality: methods over tasks and seeds; a table, plots, contact sheets.",
     "evaluate": "Score an adapter on a task of the study.",
@@ -45,13 +47,12 @@ class _LazyGroup(click.Group):
         return [name.replace("_", "-") for name in COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module, inner = cmd_name.replace("-", "_"), None
-        if module in RENAMED:
-            module, inner = RENAMED[module]
-        if module not in COMMANDS:
+        name, inner = cmd_name.replace("-", "_"), None
+        if name in RENAMED:
+            name, inner = RENAMED[name]
+        if name not in COMMANDS:
             return None
-        file = f"{module}_" if keyword.iskeyword(module) else module
-        found = import_module(f"intaglio.cli.{file}").command
+        found = import_module(f"intaglio.cli.{name}_" if keyword.iskeyword(name) else f"intaglio.cli.{name}").command
         return found if inner is None else found.get_command(ctx, inner)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -38,11 +38,12 @@ def command(
     space: Path, trace: Path | None, workload: Path | None, model: str | None, rank: int, jobs: int, out: Path
 ) -> None:
     """Explore designs over one step: designs.csv as they come, then pareto.csv, explore.html, better.toml."""
+    from intaglio.accelerator.csv_workload import load_csv_workload
     from intaglio.accelerator.exploration import Space
     from intaglio.accelerator.exploration_report import write_findings
     from intaglio.accelerator.hardware import load_hardware
     from intaglio.accelerator.model_steps import model_step
-    from intaglio.accelerator.workload import load_csv_workload, load_trace_workload, workload_of_trace
+    from intaglio.accelerator.workload import load_trace_workload, workload_of_trace
     from intaglio.config import load_toml
 
     if sum(source is not None for source in (trace, workload, model)) != 1:

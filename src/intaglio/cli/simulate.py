@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
+from intaglio.accelerator.csv_workload import load_csv_workload
 from intaglio.accelerator.dataflow import OVERLAPS
 from intaglio.accelerator.hardware import PLAIN, Hardware, load_hardware, shipped_hardware
 from intaglio.accelerator.simulate import StepCost, simulate
 from intaglio.accelerator.tables import summary_of, write_tables
-from intaglio.accelerator.workload import Workload, load_csv_workload, load_trace_workload, workload_of_trace
+from intaglio.accelerator.workload import Workload, load_trace_workload, workload_of_trace
 
 CHOICES = ("best", "weight_stationary", "output_stationary")
 

@@ -25,9 +25,9 @@ Examples:
   intaglio speed step --methods peft-bf16,qlora,train:qlora --model sdxl --resolution 512
   intaglio speed step --methods int8_lora --profile
 
-Variants: {", ".join(VARIANTS)}. A bare method is attach(unet, Method()) without options; with train: before it, what
-`intaglio train` does. One process a variant, alive together, so leave memory for all of them. Ratios within a run are
-what counts, on a machine that does nothing else."""
+Variants: {", ".join(VARIANTS)}. A bare method is attach(unet, Method()) without options; with tuned: before it, attach
+after tune_allocator(); with train: before it, what `intaglio train` does. One process a variant, alive together, so
+leave memory for all of them. Ratios within a run are what counts, on a machine that does nothing else."""
 
 
 @click.group(name="speed", context_settings=SETTINGS)

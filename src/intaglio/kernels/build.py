@@ -19,7 +19,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "cpu"
+if __package__:
+    from intaglio.kernels import headers
+else:  # a script, or setup.py: this folder is on the path, the package need not be
+    import headers  # pyright: ignore[reportMissingImports]
+
+ROOT = Path(__file__).parent
+"""`native/` has what operations share, `<operation>/native/` what is its own."""
+FOLDER = ROOT / "native"
 LIBRARY = "libintaglio_kernels.so"
 
 # -fwrapv: int32 sums may wrap on the way to a result that fits. -ffp-contract=off: a fused multiply-add would round
@@ -38,43 +45,28 @@ AVX512 = [
     "-mprfchw",
 ]
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
-UNITS = {
-    "detect.cpp": [],
-    "layer.cpp": [],
-    "peak.cpp": [],
-    "product.cpp": [],
-    "product_avx2.cpp": AVX2,
-    "product_avxvnni.cpp": AVX_VNNI,
-    "product_avx512vl.cpp": AVX512_VL,
-    "product_avx512.cpp": AVX512,
-    "float_pair_levels.cpp": [],
-    "float_pair_avx2.cpp": AVX2,
-    "float_pair.cpp": AVX512_BF16,
-    "rows.cpp": AVX2,
-    "rows_avx512.cpp": AVX512,
-    "codes.cpp": AVX512,
-    "low_rank.cpp": AVX512,
-    "integer_lora.cpp": AVX512,
-    "token_sums.cpp": AVX512,
-    "attention_levels.cpp": [],
-    "attention_avx2.cpp": AVX2,
-    "attention_gradient_avx2.cpp": AVX2,
-    "attention.cpp": AVX512_BF16,
-    "attention_gradient.cpp": AVX512_BF16,
-    "attention_int8.cpp": AVX512_BF16,
-    "rowwise.cpp": [],
-    "rowwise_avx2.cpp": AVX2,
-    "rowwise_avx512.cpp": AVX512,
-    "rowwise_avx512bf16.cpp": AVX512_BF16,
+FLAGS_OF = {
+    "avx2": AVX2,
+    "avxvnni": AVX_VNNI,
+    "avx512vl": AVX512_VL,
+    "avx512": AVX512,
+    "avx512bf16": AVX512_BF16,
 }
-"""What each source may assume of the processor (`cpu/level.h`); never -march=native."""
+"""What a source may assume of the processor, by the end of its name: `product_avx2.cpp`. One without such an end serves
+any processor, and is what chooses among the others (`native/dispatch.h`). Never -march=native."""
+
+
+def units() -> dict[Path, list[str]]:
+    """Every source and its flags."""
+    found = sorted([*ROOT.glob("native/*.cpp"), *ROOT.glob("*/native/*.cpp")])
+    return {path: FLAGS_OF.get(path.stem.rpartition("_")[2], []) for path in found}
 
 
 def sources_hash() -> str:
     """SHA-256 over the sources, which the library also carries: tells a stale library."""
     digest = hashlib.sha256()
-    for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted([*ROOT.glob("**/native/*.cpp"), *ROOT.glob("**/native/*.h")]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -89,7 +81,7 @@ def compiler() -> list[str] | None:
     return command if shutil.which(command[0]) else None
 
 
-def build(folder: Path = SOURCES) -> Path | None:
+def build(folder: Path = FOLDER) -> Path | None:
     """Compile into `folder`; returns the library, or None where there is no compiler.
 
     Raises:
@@ -122,16 +114,18 @@ def build_checked(tests: Sequence[Path], folder: Path) -> list[Path]:
         objects = _compile(program, Path(scratch), flags)
         for test in tests:
             programs.append(folder / test.stem)
-            subprocess.run([*program, *flags, test, *objects, "-o", programs[-1]], check=True)
+            subprocess.run([*program, *flags, f"-I{ROOT}", test, *objects, "-o", programs[-1]], check=True)
     return programs
 
 
 def _compile(program: list[str], folder: Path, flags: Sequence[str]) -> list[Path]:
-    define = f'-DINTAGLIO_SOURCES="{sources_hash()}"'
+    define = [f'-DINTAGLIO_SOURCES="{sources_hash()}"', f"-I{ROOT}"]
+    layout = folder / "layout.cpp"
+    layout.write_text(headers.layout_source(), encoding="utf-8")
     objects = []
-    for unit, own in UNITS.items():
-        objects.append(folder / f"{unit}.o")
-        subprocess.run([*program, *flags, *own, define, "-c", SOURCES / unit, "-o", objects[-1]], check=True)
+    for unit, own in {**units(), layout: []}.items():
+        objects.append(folder / f"{unit.parent.parent.name}_{unit.stem}.o")
+        subprocess.run([*program, *flags, *own, *define, "-c", unit, "-o", objects[-1]], check=True)
     return objects
 
 

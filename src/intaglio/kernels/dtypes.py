@@ -26,3 +26,8 @@ def affine_operands(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor 
 def rows_of(x: Tensor) -> Tensor:
     """(..., C) -> (M, C), dense: a view where `x` is."""
     return (x if x.ndim > 1 else x[None]).flatten(0, -2).contiguous()
+
+
+def is_narrow(*tensors: Tensor) -> bool:
+    """Whether the compiled row-wise operations read these dtypes."""
+    return all(t.dtype in binding.TYPES for t in tensors)

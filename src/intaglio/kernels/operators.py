@@ -1,4 +1,4 @@
-"""Our operations as torch custom operators, without torch's price for one where nobody looks.
+"""Whether something watches the operators.
 
 A custom operator is what `torch.compile`, fake tensors, the trace and the profiler see; its call takes 25 to 40 us, and
 a training step of a Stable Diffusion U-Net makes a thousand. So a plain call on plain CPU tensors goes straight to the
@@ -7,31 +7,7 @@ function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
-
 import torch
-from torch import Tensor
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Operator(Generic[P, R]):
-    """A function of tensors, which returns new ones or writes to those named, and its custom operator."""
-
-    def __init__(
-        self, name: str, function: Callable[P, R], fake: Callable[..., Any], mutates: tuple[str, ...] = ()
-    ) -> None:
-        self.function = function
-        self.operator = torch.library.custom_op(name, function, mutates_args=mutates)
-        self.operator.register_fake(fake)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0]
-        if (type(first) is Tensor or type(first) is torch.nn.Parameter) and first.is_cpu and not watched():
-            return self.function(*args, **kwargs)
-        return self.operator(*args, **kwargs)
 
 
 def watched() -> bool:

@@ -7,6 +7,7 @@ What multiplies is an object (`weight.py`), which a layer that trains something 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -18,6 +19,7 @@ from intaglio.layers.geometry import Geometry, geometry_of
 from intaglio.layers.hooks import InPlaceOfProduct, Train, is_hooked, made_from
 from intaglio.layers.int8_weight import Int8Weight, multiplies
 from intaglio.layers.remembered import Remembered, Tensors
+from intaglio.layers.rotated_weight import RotatedWeight
 from intaglio.layers.shown_weight import ShownWeight
 from intaglio.layers.weight import FloatWeight, FrozenProduct, FrozenWeight, PackedWeight
 from intaglio.quantizers.formats import Format
@@ -34,7 +36,7 @@ class QuantizedLayer(FixedDtype):
     `y = (x * input_scale) W_hat^T + bias`; `input_scale` float32 (I,) is None unless something was merged into it.
     """
 
-    fixed_dtype = ("scale", "input_scale")
+    fixed_dtype = ("scale", "input_scale", "zero_point")
 
     qdata: Tensor
     scale: Tensor
@@ -49,7 +51,7 @@ class QuantizedLayer(FixedDtype):
     def _take(self, quantized: QuantizedWeight, input_scale: Tensor | None, bias: Tensor | None) -> None:
         self.format = quantized.format
         self.weight_shape = quantized.shape
-        self._remembered: Remembered[PackedWeight | Int8Weight] = Remembered()
+        self._remembered: Remembered[PackedWeight | Int8Weight | RotatedWeight] = Remembered()
         self.register_buffer("qdata", quantized.qdata)
         self.register_buffer("scale", quantized.scale)
         self.register_buffer("zero_point", quantized.zero_point)
@@ -62,23 +64,27 @@ class QuantizedLayer(FixedDtype):
 
     def in_integers(self, dtype: torch.dtype) -> bool:
         """Whether the products of inputs of this dtype are made in integers."""
-        return self.compute == "integer" and multiplies(self.geometry, dtype)
+        return self.compute == "integer" and not self.format.has_minimum and multiplies(self.geometry, dtype)
 
     def frozen_tensors(self) -> Tensors:
         """qdata, scale, zero point, input scale and bias."""
         own = self._buffers
         return own["qdata"], own["scale"], own["zero_point"], own["input_scale"], self._parameters["bias"]
 
-    def frozen_weight(self, dtype: torch.dtype) -> PackedWeight | Int8Weight:
+    def frozen_weight(self, dtype: torch.dtype) -> PackedWeight | Int8Weight | RotatedWeight:
         """What multiplies inputs of this dtype."""
         integer = self.in_integers(dtype)
         return made_from(self, self._remembered, self.frozen_tensors(), integer, lambda t: self._make(t, integer))
 
-    def _make(self, tensors: Tensors, integer: bool) -> PackedWeight | Int8Weight:
+    def _make(self, tensors: Tensors, integer: bool) -> PackedWeight | Int8Weight | RotatedWeight:
         qdata, scale, zero_point, input_scale, bias = tensors
         assert qdata is not None
         assert scale is not None
         quantized = QuantizedWeight(qdata, scale, zero_point, self.format, self.weight_shape)
+        if integer and self.format.rotation is not None:
+            plain = replace(quantized, format=replace(self.format, rotation=None))
+            inner = Int8Weight(integer_weight(plain), bias, None, self.geometry)
+            return RotatedWeight(inner, self.format.rotation, input_scale)
         if integer:
             return Int8Weight(integer_weight(quantized), bias, input_scale, self.geometry)
         return PackedWeight(quantized, bias, input_scale, self.geometry)
@@ -169,6 +175,11 @@ def device(layer: nn.Linear | nn.Conv2d) -> torch.device:
 def in_integers(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> bool:
     """Whether the layer's products of this dtype are made in integers."""
     return isinstance(layer, QuantizedLayer) and layer.in_integers(dtype)
+
+
+def adds_pair(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Whether the layer's integer product takes a low-rank pair along: not where its inputs are rotated first."""
+    return isinstance(layer, QuantizedLayer) and layer.in_integers(dtype) and layer.format.rotation is None
 
 
 def weight_of(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> FrozenWeight:

@@ -53,7 +53,7 @@ class LowRankLayer(MergeableLayer):
     def forward(self, x: Tensor) -> Tensor:
         """A Linear in integers adds the pair in its own product; beside any other, the pair is two float products."""
         x = compute_input(x)
-        if isinstance(self.base, nn.Linear) and frozen.in_integers(self.base, x.dtype):
+        if isinstance(self.base, nn.Linear) and frozen.adds_pair(self.base, x.dtype):
             return frozen.within(self.base, x, self._one_product)
         update = self.update(x)  # first: autograd sums the gradients of `x` in the reverse order
         return self.base(x) + self.scaling * update

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intaglio.kernels.weight_product import Window
 from intaglio.layers.geometry import Conv2dGeometry, Geometry
+from intaglio.quantizers.window import Window
 
 
 def channels_last_rows(x: Tensor, geometry: Geometry) -> Tensor:
@@ -28,13 +28,8 @@ def from_channels_last_rows(rows: Tensor, shape: torch.Size, geometry: Geometry)
 def output_shape(input_shape: torch.Size, geometry: Geometry) -> torch.Size:
     if not isinstance(geometry, Conv2dGeometry):
         return torch.Size([*input_shape[:-1], geometry.out_channels])
-    sides = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(
-            input_shape[2:], geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True
-        )
-    ]
-    return torch.Size([input_shape[0], geometry.out_channels, *sides])
+    size = geometry.window.output_size((input_shape[2], input_shape[3]))
+    return torch.Size([input_shape[0], geometry.out_channels, *size])
 
 
 def unfold(rows: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
@@ -44,11 +39,8 @@ def unfold(rows: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
     batch, channels, height, width = input_shape
     top, left = geometry.padding
     padded = F.pad(rows.view(batch, height, width, channels), (0, 0, left, left, top, top))
-    _, _, out_height, out_width = output_shape(input_shape, geometry)
-    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
-    b, y, x, c = padded.stride()
-    shape = (batch, out_height, out_width, kh, kw, channels)
-    return padded.as_strided(shape, (b, y * sh, x * sw, y * dh, x * dw, c)).reshape(-1, kh * kw * channels)
+    taps = geometry.window.under_taps(geometry.window.output_size((height, width)))
+    return torch.cat([padded[:, i, j] for i, j in taps], dim=3).flatten(0, 2)
 
 
 def fold(patches: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor:
@@ -58,14 +50,10 @@ def fold(patches: Tensor, input_shape: torch.Size, geometry: Geometry) -> Tensor
     batch, channels, height, width = input_shape
     top, left = geometry.padding
     padded = patches.new_zeros(batch, height + 2 * top, width + 2 * left, channels)
-    _, _, out_height, out_width = output_shape(input_shape, geometry)
-    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
-    pieces = patches.view(batch, out_height, out_width, kh, kw, channels)
-    for i in range(kh):
-        for j in range(kw):
-            rows = slice(i * dh, i * dh + (out_height - 1) * sh + 1, sh)
-            columns = slice(j * dw, j * dw + (out_width - 1) * sw + 1, sw)
-            padded[:, rows, columns] += pieces[:, :, :, i, j]
+    size = geometry.window.output_size((height, width))
+    pieces = patches.view(batch, *size, -1, channels)
+    for tap, (i, j) in enumerate(geometry.window.under_taps(size)):
+        padded[:, i, j] += pieces[:, :, :, tap]
     return padded[:, top : top + height, left : left + width].reshape(-1, channels)
 
 
@@ -110,9 +98,7 @@ def grad_size(input_shape: torch.Size, geometry: Geometry) -> tuple[int, int]:
 
 
 def window(geometry: Geometry) -> Window:
-    if not isinstance(geometry, Conv2dGeometry):
-        return Window()
-    return Window(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    return geometry.window if isinstance(geometry, Conv2dGeometry) else Window()
 
 
 def is_pointwise(geometry: Conv2dGeometry) -> bool:

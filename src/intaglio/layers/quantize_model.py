@@ -78,11 +78,15 @@ def _can_quantize(layer: nn.Linear | nn.Conv2d) -> bool:
 
 
 def base_format(model: nn.Module) -> Format | None:
-    """The format of the model's quantized layers, None for a float model."""
-    formats = {m.format for _, m in find_layers(model) if isinstance(m, QuantizedLayer)}
-    if len(formats) > 1:
-        raise UserError(f"the model mixes formats: {', '.join(sorted(f.name for f in formats))}")
-    return formats.pop() if formats else None
+    """The format of the model's quantized layers, None for a float model.
+
+    Files of other programs mix formats: then it is that of the most weights.
+    """
+    sizes: dict[Format, int] = {}
+    for _, layer in find_layers(model):
+        if isinstance(layer, QuantizedLayer):
+            sizes[layer.format] = sizes.get(layer.format, 0) + layer.qdata.numel()
+    return max(sizes, key=lambda format: sizes[format]) if sizes else None
 
 
 def base_hash(model: nn.Module) -> str:

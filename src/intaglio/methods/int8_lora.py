@@ -51,7 +51,8 @@ class Int8Lora(Method):
 
     def check_base(self, format: Format) -> None:
         """Refuse a base whose integers do not stand for the weight up to one factor per output channel."""
-        if format.group_size is not None or not format.symmetric or format.levels is not None:
+        plain = format.symmetric and format.levels is None and format.rotation is None
+        if format.group_size is not None or not plain:
             raise UserError(
                 f"int8_lora cannot train over {format.name}: its GEMMs need one scale per output channel and no zero "
                 "point. Use base int8, int7, int6, int5 or int4, or method qlora, which takes every format"
@@ -65,9 +66,10 @@ class Int8Lora(Method):
         from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
         from intaglio.layers.int8_lora.layer import Int8LoraLayer
         from intaglio.layers.low_rank import LowRankLayer
+        from intaglio.layers.names import ends
 
         alpha = self.rank if self.alpha is None else self.alpha
-        is_float = any(name == end or name.endswith("." + end) for end in self.float_layers)
+        is_float = ends(name, self.float_layers)
         if isinstance(layer, QuantizedLayer) and is_float:
             layer.compute = "float"
         if is_float or not isinstance(layer, QuantizedLayer):

@@ -28,9 +28,10 @@ class ScaledLora(Method):
     learning_rate = 3e-3
 
     def adapt(self, layer: nn.Linear | nn.Conv2d, context: TimestepContext, name: str) -> nn.Module:
+        from intaglio.layers.names import ends
         from intaglio.layers.scaled import ScaledLayer
         from intaglio.layers.scaled_low_rank import ScaledLowRankLayer
 
-        if not any(name == target or name.endswith("." + target) for target in context.attention_targets):
+        if not ends(name, context.attention_targets):
             return ScaledLayer(layer, train_input=True)
         return ScaledLowRankLayer(layer, self.rank, self.rank if self.alpha is None else self.alpha)

@@ -19,14 +19,13 @@ its input, with `dx` and `v` summed by `fold`; all rows of a sample share a scal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from intaglio.errors import UserError
+from intaglio.quantizers.window import Window
 
 MAX_REDUCTION = (2**31 - 1) // 128**2
 """The longest sum of products of two INT8 codes that an INT32 holds, whatever the codes are."""
@@ -67,31 +66,6 @@ class Backward:
     db: Int32  # (N, r)
     gh_columns: Codes  # (M, r), by column
     da: Int32  # (r, K)
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """How a convolution without groups walks over its input; (height, width) each."""
-
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def output_size(self, shape_BHWI: Sequence[int]) -> tuple[int, int]:
-        height, width = (
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(
-                shape_BHWI[1:3], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-            )
-        )
-        return height, width
-
-    def taps(self, height: int, width: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """For each tap the rows (H', 1) and columns (1, W') of the padded input that it reads."""
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
-        rows, columns = np.arange(height)[:, None] * sh, np.arange(width)[None] * sw
-        return [(rows + i * dh, columns + j * dw) for i in range(kh) for j in range(kw)]
 
 
 def forward(x: Codes, weight: Int8, a: Codes, b: Codes, *, bits: int, groups: int) -> Forward:
@@ -164,11 +138,11 @@ def product(left_MK: Int8, right_KN: Int8) -> Int32:
     """INT8 x INT8 -> INT32 (M, N), exact.
 
     Raises:
-        UserError: the reduction is longer than `MAX_REDUCTION`.
+        ValueError: the reduction is longer than `MAX_REDUCTION`.
     """
     reduction = left_MK.shape[1]
     if reduction > MAX_REDUCTION:
-        raise UserError(
+        raise ValueError(
             f"a product that sums {reduction} terms could overflow INT32; expected at most {MAX_REDUCTION}. "
             "Split the reduction, or use a smaller batch"
         )
@@ -182,10 +156,10 @@ def quantize(values: Float, bits: int, groups: int, seed: int | None = None) -> 
     zeros has scale 1. Rounds half to even, or stochastically where there is a seed: `floor(value / scale + dither)`.
 
     Raises:
-        UserError: a value is not finite.
+        ValueError: a value is not finite.
     """
     if not np.isfinite(values).all():
-        raise UserError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite")
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite")
     largest = np.abs(values).reshape(groups, -1).max(1, keepdims=True)
     exponent = np.frexp(largest)[1] - (bits - 1)
     exponent += np.ldexp(largest, -exponent) > max_code(bits)
@@ -246,23 +220,23 @@ def seed_of(gradient: Float) -> int:
     return int(np.ascontiguousarray(gradient).view(np.uint32).sum(dtype=np.uint64) & np.uint64(0xFFFFFFFF))
 
 
-def unfold(codes_BHWI: Int8, convolution: Convolution) -> Int8:
+def unfold(codes_BHWI: Int8, window: Window) -> Int8:
     """The rows that a convolution multiplies: (B H' W', kh kw I), a row for each place of the output."""
-    top, left = convolution.padding
+    top, left = window.padding
     padded = np.pad(codes_BHWI, ((0, 0), (top, top), (left, left), (0, 0)))
-    height, width = convolution.output_size(codes_BHWI.shape)
-    taps = [padded[:, i, j] for i, j in convolution.taps(height, width)]
-    return np.stack(taps, axis=3).reshape(len(padded) * height * width, -1)
+    size = window.output_size(codes_BHWI.shape[1:3])
+    taps = [padded[:, i, j] for i, j in window.under_taps(size)]
+    return np.stack(taps, axis=3).reshape(len(padded) * size[0] * size[1], -1)
 
 
-def fold(rows: Int32, shape: tuple[int, int, int, int], convolution: Convolution) -> Int32:
+def fold(rows: Int32, shape: tuple[int, int, int, int], window: Window) -> Int32:
     """The transpose of `unfold`: sums (B H' W', kh kw I) into (B, H, W, I) = `shape`."""
     batch, full_height, full_width, channels = shape
-    top, left = convolution.padding
+    top, left = window.padding
     padded = np.zeros((batch, full_height + 2 * top, full_width + 2 * left, channels), dtype=np.int32)
-    height, width = convolution.output_size(shape)
-    pieces = rows.reshape(batch, height, width, -1, channels)
-    for tap, (i, j) in enumerate(convolution.taps(height, width)):
+    size = window.output_size((full_height, full_width))
+    pieces = rows.reshape(batch, *size, -1, channels)
+    for tap, (i, j) in enumerate(window.under_taps(size)):
         padded[:, i, j] += pieces[:, :, :, tap]
     return padded[:, top : top + full_height, left : left + full_width]
 

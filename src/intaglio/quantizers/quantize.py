@@ -17,6 +17,7 @@ from intaglio.errors import UserError
 from intaglio.quantizers.formats import Format
 from intaglio.quantizers.packing import pack_nibbles, unpack_nibbles
 from intaglio.quantizers.ranges import RangeSearch, codes_to_weight, find_range, round_to_codes
+from intaglio.quantizers.rotation import rotate
 
 BLOCK_ELEMENTS = 2**18
 """Weights quantized at a time: the block and its temporaries (1 MiB each) stay in the cache."""
@@ -31,7 +32,7 @@ class QuantizedWeight:
     scale: Tensor
     """float32 (O, G)."""
     zero_point: Tensor | None
-    """int8 (O, G); None when the format is symmetric."""
+    """int8 (O, G), float32 where the format has a minimum; None when it is symmetric."""
     format: Format
     shape: tuple[int, ...]
     """Shape of the float weight: (O, I) or (O, I, kh, kw)."""
@@ -56,6 +57,8 @@ def quantize(weight: Tensor, format: Format, search: RangeSearch = "mse") -> Qua
     Raises:
         UserError: the weight has a value that is not finite.
     """
+    if format.has_minimum or format.rotation is not None:
+        raise UserError(f"format {format.name!r} is read from files of other programs, and not quantized to")
     rows = to_rows(weight.detach())
     num_rows, reduction = rows.shape
     groups = format.num_groups(reduction)
@@ -92,10 +95,13 @@ def dequantize(quantized: QuantizedWeight, dtype: torch.dtype = torch.float32) -
     reduction = math.prod(shape[1:])
     codes = quantized.qdata
     if format.bits == 4:
-        codes = unpack_nibbles(codes, reduction, signed=format.levels is None)
+        codes = unpack_nibbles(codes, reduction, signed=format.levels is None and not format.has_minimum)
     grouped = _to_groups(codes, format, quantized.scale.shape[1])
     weight = codes_to_weight(grouped, quantized.scale.to(dtype), quantized.zero_point, format)
-    return from_rows(weight.flatten(1)[:, :reduction], shape)
+    rows = weight.flatten(1)[:, :reduction]
+    if format.rotation is not None:
+        rows = rotate(rows, format.rotation)
+    return from_rows(rows, shape)
 
 
 def _to_groups(rows: Tensor, format: Format, groups: int) -> Tensor:

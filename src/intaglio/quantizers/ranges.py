@@ -84,6 +84,9 @@ def codes_to_weight(codes: Tensor, scale: Tensor, zero_point: Tensor | None, for
         levels = torch.tensor(format.levels, dtype=scale.dtype, device=codes.device)
         return levels[codes.int()] * scale[..., None]
     codes = codes.to(scale.dtype)
+    if format.has_minimum:
+        assert zero_point is not None
+        return codes * scale[..., None] - zero_point[..., None].to(scale.dtype)
     if zero_point is not None and not format.symmetric:
         codes = codes - zero_point[..., None].to(scale.dtype)
     return codes * scale[..., None]

@@ -56,20 +56,22 @@ def write_pipeline(work: Work, folder: Path) -> None:
 
 
 def training_step(method: str, work: Work, folder: Path) -> Callable[[], None]:
-    """Prepare `intaglio train --method METHOD --mixed_precision bf16` on the pipeline in `folder`; a call is a step."""
+    """Begin `intaglio train --method METHOD --mixed_precision bf16` on the pipeline in `folder`; a call is a step.
+
+    The first step is made here, since a run tells of its steps alone.
+    """
     from intaglio.config import build
     from intaglio.events import Stepped
     from intaglio.training.loop import train
     from intaglio.training.recipe import Recipe
 
-    photos = Path(str(files("intaglio"))) / "assets" / "cat" / "train"
     recipe = build(
         Recipe,
         {
             "pretrained_model_name_or_path": str(folder),
             "method": method,
             "mixed_precision": "bf16",
-            "instance_data_dir": photos,
+            "instance_data_dir": Path(str(files("intaglio"))) / "assets" / "cat" / "train",
             "instance_prompt": "a photo of sks cat",
             "resolution": work.resolution,
             "train_batch_size": work.batch,
@@ -82,8 +84,10 @@ def training_step(method: str, work: Work, folder: Path) -> Callable[[], None]:
     events = train(recipe)
 
     def step() -> None:
-        next(event for event in events if isinstance(event, Stepped))
+        while not isinstance(next(events), Stepped):
+            pass
 
+    step()
     return step
 
 

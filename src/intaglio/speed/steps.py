@@ -91,8 +91,7 @@ class _Worker:
     def __init__(self, name: str, variant: Variant, work: Work, pipeline: Path):
         self.name = name
         environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(work.threads)}
-        if not variant.ours:  # torch's default of memory, as a baseline's users have it
-            environment[HUGE_PAGES] = "0"
+        environment[HUGE_PAGES] = str(int(variant.tuned))  # else torch's default, as users of Python have it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "intaglio.speed.worker", name, json.dumps(asdict(work)), str(pipeline)],
             stdin=subprocess.PIPE,

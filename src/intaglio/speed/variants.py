@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 METHODS = ("qlora", "peqa", "tuneqdm", "int8_lora")
-"""Ours over a quantized base: each by Python's `attach` (its name) and by the command line (`train:` before it)."""
-TRAIN = "train:"
+"""Ours over a quantized base: each by Python's `attach` (its name) and by the command line (`train:` before it);
+`tuned:` before it is `attach` after `intaglio.tune_allocator()`, which the command line calls."""
+TRAIN, TUNED = "train:", "tuned:"
 IMPORTS = ("diffusers.models.unets.unet_2d_condition", "peft", "intaglio.adapters.attach")
 TRAIN_IMPORTS = (
     "intaglio.training.loop",
@@ -38,6 +39,8 @@ class Variant:
     package: str | None = None
     """Distribution of a baseline that need not be installed: a key of `baselines.MODULES`."""
     ours: bool = False
+    tuned: bool = False
+    """Whether the process begins with `intaglio.tune_allocator()`, as our commands do. A bare `attach` does not."""
     train_method: str | None = None
     """By `intaglio train --method`, which prepares and steps for itself; `prepare` is not asked."""
 
@@ -76,16 +79,17 @@ def ours(
     """`attach` with options; ranges by the largest magnitude, which is found the fastest."""
     attached = {"targets": targets, "base": base, "compute": compute, "range_search": "absmax"}
     prepare = partial(_attach, method=method, attached=attached, **options)
-    return Variant(title, prepare, dtype, checkpointing, ours=True)
+    return Variant(title, prepare, dtype, checkpointing, ours=True, tuned=True)
 
 
-def _by_attach(method: str) -> Variant:
+def _by_attach(method: str, tuned: bool = False) -> Variant:
     call = "".join(part.capitalize() for part in method.split("_")).replace("Qlora", "QLora").replace("qdm", "QDM")
-    return Variant(f"attach(unet, {call}())", partial(_attach, method=method, attached={}), ours=True)
+    title = f"{'tune_allocator(); ' * tuned}attach(unet, {call}())"
+    return Variant(title, partial(_attach, method=method, attached={}), ours=True, tuned=tuned)
 
 
 def _by_train(method: str) -> Variant:
-    return Variant(f"intaglio train --method {method}", baselines.nothing, ours=True, train_method=method)
+    return Variant(f"intaglio train --method {method}", baselines.nothing, ours=True, tuned=True, train_method=method)
 
 
 BASELINES = {
@@ -148,6 +152,7 @@ VARIANTS: dict[str, Variant] = {
     **BASELINES,
     **{method: _by_attach(method) for method in METHODS},
     **{TRAIN + method: _by_train(method) for method in METHODS},
+    **{TUNED + method: _by_attach(method, tuned=True) for method in METHODS},
     **OPTIONS,
 }
 REFERENCE = "peft-bf16"

@@ -38,6 +38,8 @@ def serve(variant: Variant, work: Work, pipeline: Path) -> None:
     """Prepare, say so, then answer: `step` by its seconds and bytes, `profile` by where they go."""
     import torch
 
+    if variant.tuned:
+        tune_allocator()
     torch.set_num_threads(work.threads)
     variant.import_everything()
     imports_bytes = status_bytes("VmRSS:")

@@ -8,14 +8,14 @@ How an operation finds its name
 - A weight names its layer: parameters are known by storage, and stay known through casts, transposes and
   dequantization. What else runs in a module goes by the module's name.
 - In the backward pass autograd says which node it runs, and a node has the number of the operation that made it.
-- Whatever is computed from weights alone (casts, dequantization) is no operation of the step; a product that needs a
-  float copy of integer codes says so by one `dequantize`.
+- Whatever is computed from weights alone (casts, dequantization) is no operation of the step, unless it is a product;
+  one that needs a float copy of integer codes says so by one `dequantize`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -30,9 +30,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from intaglio.errors import UserError
 from intaglio.trace import operations
-from intaglio.trace.operations import Product, Vector, vector_kind
+from intaglio.trace.operations import Gemm, Vector, vector_kind
 from intaglio.trace.roles import Forward, Part, backward_part, forward_part
-from intaglio.trace.schema import ROLE_ORDER, Event, Header, Operand, Trace, gemm_event
+from intaglio.trace.schema import ROLE_ORDER, Convolution, Event, Header, Operand, Trace, gemm_event
 from intaglio.trace.tensors import Known, Tensors, Weight, bits_of, dtype_name, module_name, tensors_in
 
 EPILOGUE = ("mul", "add")
@@ -151,24 +151,28 @@ class Recorder(TorchDispatchMode):
         if not backward:
             self._layer_of.setdefault(number, layer)
         known = [self._tensors.known(t) for t in sources]
-        computed = self._name_results(name, args, sources, known, results, writes, backward)
+        handler = operations.handler_of(name)
+        found: list[Gemm | Vector] | None = None
+        if handler is not None:
+            bound = {a.name: a.default_value for a in func._schema.arguments}
+            found = list(handler(bound | dict(zip(bound, args, strict=False)) | kwargs, out))
+        multiplies = any(isinstance(part, Gemm) for part in found or ())
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        computed = self._name_results(name, args, sources, known, results, writes, backward, multiplies, random)
         if _rounds(name, sources, results):
             self._end_of_quantizer(layer, results[0].numel())
-        if not computed and name == "intaglio::codes":  # of a weight that is trained: made anew in every step
+        if not computed and operations.counts_constants(name):
             self._add_vector("quantize", layer, False, results[0].numel())
         if not computed or _is_epilogue(name, known):
             return
-        handler = operations.HANDLERS.get(name)
-        if handler is None:
+        if found is None:
             self._see_vector(name, layer, backward, known, sources, results)
             return
-        bound = {a.name: a.default_value for a in func._schema.arguments}
-        bound |= dict(zip(bound, args, strict=False)) | kwargs
-        for found in handler(bound, out):
-            if isinstance(found, Vector):
-                self._add_vector(found.kind, layer, backward, found.elements)
+        for part in found:
+            if isinstance(part, Vector):
+                self._add_vector(part.kind, layer, backward, part.elements)
             else:
-                self._add_product(found, name, layer, backward, number)
+                self._add_product(part, name, layer, backward, number)
 
     def _layer(self, node: Any, number: int) -> str:
         """Of a node of the backward pass. A parameter's gradient is added up under the parameter's name."""
@@ -187,12 +191,22 @@ class Recorder(TorchDispatchMode):
         results: list[Tensor],
         writes: bool,
         backward: bool,
+        multiplies: bool,
+        random: bool,
     ) -> bool:
-        """Tell what the results hold; returns whether the operation computed something from activations."""
+        """Tell what the results hold; returns whether the operation is one of the step's.
+
+        What is computed from weights and constants alone is none, but for products: a low-rank pair that is merged is
+        multiplied anew in every step. Random numbers are inputs that the step makes for itself.
+        """
         same = name in operations.COPIES or _by_one_number(name, args)
         constant = all(k.origin in ("weight", "constant") for k in known)
+        weights = [k.weight is not None for k in known]
+        given = constant and (random or (multiplies and any(weights) and not all(weights)))
         for tensor in results:
-            if same and not writes and sources:
+            if given:
+                self._tensors.new(tensor, "forward")
+            elif same and not writes and sources:
                 self._tensors.copy(tensor, sources[0])
             elif constant and name == "aten::cat":
                 self._tensors.pack(tensor, sources, args[1] if len(args) > 1 else 0)
@@ -202,7 +216,7 @@ class Recorder(TorchDispatchMode):
                 softmax = vector_kind(name) == "softmax" and not backward
                 sums = tensor.dtype == torch.int32 or (vector_kind(name) in EPILOGUE and any(k.sums for k in known))
                 self._tensors.new(tensor, "backward" if backward else "forward", probabilities=softmax, sums=sums)
-        return not (same or constant or name in operations.MOVES)
+        return multiplies or not (same or constant or name in operations.MOVES)
 
     def _see_vector(
         self, name: str, layer: str, backward: bool, known: list[Known], sources: list[Tensor], results: list[Tensor]
@@ -224,7 +238,7 @@ class Recorder(TorchDispatchMode):
             pass_name = "quantize" if kind == "quantize" else "grad_input" if backward else "output"
             self.events.append(Event("vector", pass_name, layer, kind=kind, elements=elements))
 
-    def _add_product(self, product: Product, name: str, layer: str, backward: bool, number: int) -> None:
+    def _add_product(self, product: Gemm, name: str, layer: str, backward: bool, number: int) -> None:
         if not product.M * product.N * product.K * product.batch:
             return
         left, right = (_IN_KERNEL if o is None else self._tensors.known(o) for o in (product.left, product.right))
@@ -236,7 +250,7 @@ class Recorder(TorchDispatchMode):
             self._add_one(product.columns(length), left, part, name, layer, backward, number)
 
     def _add_one(
-        self, product: Product, left: Known, right: Known, name: str, layer: str, backward: bool, number: int
+        self, product: Gemm, left: Known, right: Known, name: str, layer: str, backward: bool, number: int
     ) -> None:
         operands = (product.left, product.right)
         names = tuple("" if o is None else self._tensors.name(o) for o in operands)
@@ -250,7 +264,8 @@ class Recorder(TorchDispatchMode):
         else:
             part = forward_part(product, left, right, layer)
             N, K = (product.M, product.K) if right.weight is None else (product.N, product.K)
-            self._made.setdefault(number, []).append(Forward(part, *names, N, K))
+            factors = (left.weight.layer, right.weight.layer) if left.weight and right.weight else None
+            self._made.setdefault(number, []).append(Forward(part, *names, N, K, factors))
         self._add_dequantize(part.layer, operands)
         self.events.append(self._event(product, part, names, (left, right), name))
 
@@ -261,7 +276,7 @@ class Recorder(TorchDispatchMode):
             if operand is not None and weight is not None and weight.bits and operand.is_floating_point():
                 self.events.append(Event("vector", "quantize", layer, kind="dequantize", elements=operand.numel()))
 
-    def _event(self, product: Product, part: Part, names: Sequence[str], known: Sequence[Known], source: str) -> Event:
+    def _event(self, product: Gemm, part: Part, names: Sequence[str], known: Sequence[Known], source: str) -> Event:
         """The event, its operands in the order of the roles."""
         tensors, (M, N), roles = [product.left, product.right], (product.M, product.N), list(part.roles)
         names, weights = list(names), [k.weight for k in known]
@@ -285,6 +300,7 @@ class Recorder(TorchDispatchMode):
         if product.result is not None:
             role = "hidden" if roles[1] == "lora_a" and part.pass_name == "output" else part.pass_name
             result = _operand(role, (M, N), self._tensors.name(product.result), product.result, None)
+        geometry = product.convolution
         return gemm_event(
             part.pass_name,
             part.layer,
@@ -295,7 +311,7 @@ class Recorder(TorchDispatchMode):
             K=product.K,
             batch=product.batch,
             operation=part.operation,
-            convolution=product.convolution,
+            convolution=None if geometry is None else Convolution(**asdict(geometry)),
             result=result,
             source=source.replace("::", "."),
         )

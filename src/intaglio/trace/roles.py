@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intaglio.trace.operations import Product
+from intaglio.trace.operations import Gemm
 from intaglio.trace.tensors import Known
 
 
@@ -28,10 +28,15 @@ class Forward:
     right: str
     N: int
     K: int
+    factors: tuple[str, str] | None = None  # layers of the two weights of a pair that is merged
 
 
-def forward_part(product: Product, left: Known, right: Known, layer: str) -> Part:
-    """A weight makes the product its layer's; two activations are an attention's."""
+def forward_part(product: Gemm, left: Known, right: Known, layer: str) -> Part:
+    """A weight makes the GEMM its layer's; two activations are an attention's, two weights a pair that is merged."""
+    if left.weight is None and right.weight is None and left.origin == right.origin == "constant":
+        return Part("output", layer, ("input", "weight"), product.operation)
+    if left.weight is not None and right.weight is not None:
+        return Part("output", left.weight.layer, (left.weight.role, right.weight.role), product.operation)
     if left.weight is None and right.weight is None:
         second = left.probabilities
         roles = ("probabilities", "value") if second else ("query", "key")
@@ -44,7 +49,7 @@ def forward_part(product: Product, left: Known, right: Known, layer: str) -> Par
 
 
 def backward_part(
-    product: Product, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
+    product: Gemm, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
 ) -> Part:
     """With a weight, the gradient of an input; with a saved activation, that of a weight, or one of attention's.
 
@@ -57,13 +62,17 @@ def backward_part(
         return _of_two_activations(product, left, right, names, made, layer)
     weight = right.weight or left.weight
     assert weight is not None
+    factors = next((m.factors for m in made if m.factors is not None and weight.layer in m.factors), None)
+    if factors is not None:  # the gradient of one factor of a merged pair is made with the other
+        roles = (weight.role, "grad_output") if right.weight is None else ("grad_output", weight.role)
+        return Part("grad_weight", factors[1 - factors.index(weight.layer)], roles, product.operation)
     of_grad = "grad_hidden" if weight.role == "lora_a" else "grad_output"
     roles = (weight.role, of_grad) if right.weight is None else (of_grad, weight.role)
     return Part("grad_input", weight.layer, roles, product.operation)
 
 
 def _of_two_activations(
-    product: Product, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
+    product: Gemm, left: Known, right: Known, names: tuple[str, str], made: Sequence[Forward], layer: str
 ) -> Part:
     saved_is_left = _saved_is_left(left, right, names, made)
     saved = names[0 if saved_is_left else 1]

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -189,6 +190,8 @@ def read_trace(path: Path | str) -> Trace:
     try:
         with _open(path, "rt", compressed=path.suffix == ".gz") as file:
             lines = list(_json_lines(path, file))
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path}: the compressed file is cut off or damaged ({error}); trace the step again") from error
     except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: not a trace, {error}; expected JSON Lines from `intaglio trace`") from error
     if not lines:
@@ -291,12 +294,21 @@ def _problem_of(event: Event) -> str:
         return f"a product has two operands, left and right, not {len(event.operands)}"
     if not event.is_product and not event.kind:
         return "vector work needs its kind, for example 'softmax'"
+    if not isinstance(event.layer, str) or not isinstance(event.kind, str):
+        return f"layer and kind must be text, not {event.layer!r} and {event.kind!r}"
+    if looks_like_a_formula(event.layer) or looks_like_a_formula(event.kind):
+        return f"the name {event.layer or event.kind!r} is a formula to a spreadsheet; expected a letter first"
     for operand in event.operands:
         if operand.role not in ROLE_ORDER and event.is_product:
             return f"unknown operand role {operand.role!r}, expected one of {', '.join(ROLE_ORDER)}"
         if not isinstance(operand.bits, int) or not 1 <= operand.bits <= 64:
             return f"operand {operand.role}: bits must be 1..64, not {operand.bits!r}"
     return ""
+
+
+def looks_like_a_formula(name: str) -> bool:
+    """Whether a spreadsheet would run this cell of a table instead of showing it."""
+    return name.lstrip()[:1] in ("=", "+", "-", "@") and len(name) > 1
 
 
 def _short(text: str, length: int = 80) -> str:

@@ -93,9 +93,9 @@ class NameMap:
 
 def name_maps() -> dict[str, NameMap]:
     """The tables of all transformer families, by family."""
-    from intaglio.adapters.names import flux, qwen_image, sd3, z_image
+    from intaglio.adapters.names import flux, krea2, qwen_image, sd3, z_image
 
-    maps = (flux.FLUX, flux.FLUX2, sd3.SD3, qwen_image.QWEN_IMAGE, z_image.Z_IMAGE)
+    maps = (flux.FLUX, flux.FLUX2, sd3.SD3, qwen_image.QWEN_IMAGE, z_image.Z_IMAGE, krea2.KREA2)
     return {names.family: names for names in maps}
 
 

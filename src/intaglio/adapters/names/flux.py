@@ -51,7 +51,7 @@ FLUX = NameMap(
 )
 
 FLUX2 = NameMap(
-    "flux2_klein",
+    "flux2-klein",
     "flux2",
     "flux-2",
     {

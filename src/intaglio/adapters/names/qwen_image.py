@@ -26,7 +26,7 @@ _ENDS = (
 )
 
 QWEN_IMAGE = NameMap(
-    "qwen_image",
+    "qwen-image",
     "qwen_image",
     "Qwen-Image",
     {name: name for name in (*(f"transformer_blocks.{{}}.{layer}" for layer in _BLOCK), *_ENDS)},

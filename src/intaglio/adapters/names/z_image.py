@@ -20,4 +20,4 @@ _TABLE |= {
     "t_embedder.mlp.2": "t_embedder.mlp.2",
 }
 
-Z_IMAGE = NameMap("z_image", "z_image", "Z-Image", _TABLE)
+Z_IMAGE = NameMap("z-image", "z_image", "Z-Image", _TABLE)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from intaglio.quantizers.quantize import QuantizedWeight
 
 ENTRY_POINTS = "intaglio.weight_sources"
-OWN = ("intaglio", "float")
+OWN = ("intaglio", "bitsandbytes", "gguf", "comfyui", "float")
 """Modules of this package, in the order in which they are asked."""
 
 

@@ -17,7 +17,7 @@ class FloatSource:
     summary = "float32, bfloat16 and float16 weights"
 
     def claims(self, path: Path, config: Mapping[str, Any] | None) -> bool:
-        return config is None
+        return config is None and path.suffix != ".gguf"
 
     def weights(self, path: Path, config: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
         files = TensorFiles(path)

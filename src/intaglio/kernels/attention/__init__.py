@@ -1,6 +1,7 @@
 """Softmax attention in bfloat16, forward and backward."""
 
+from intaglio.kernels.attention import cpu, reference  # noqa: F401
+from intaglio.kernels.attention.cpu import is_compiled
 from intaglio.kernels.attention.flash import attention
-from intaglio.kernels.attention.operators import is_compiled
 
 __all__ = ["attention", "is_compiled"]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from intaglio.errors import UserError
-from intaglio.kernels.attention.operators import attention_operator, gradient_operator, is_compiled
+from intaglio.kernels.attention.cpu import is_compiled
+from intaglio.kernels.attention.op import attention_operator, gradient_operator
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, int8: bool = False) -> Tensor:
@@ -30,26 +30,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, in
         k: (batch, heads, keys, head_dim).
         v: like `k`.
         scale: None for head_dim ** -0.5; not negative.
-        int8: runs the two products of the forward pass in INT8 x INT8 -> INT32 (`definition.attend_int8`); the
+        int8: runs the two products of the forward pass in INT8 x INT8 -> INT32 (`reference.attend_int8`); the
             gradient stays as it is. What the compiled kernels do not take is computed by the definition, slowly.
 
     Returns:
         (batch, heads, queries, head_dim), of which `.transpose(1, 2)` is contiguous where the kernels computed.
 
     Raises:
-        UserError: shapes or dtypes that do not fit together, or a scale that INT8 does not take.
+        ValueError: shapes or dtypes that do not fit together, or a scale that INT8 does not take.
     """
     if q.ndim != 4 or q.shape[:2] != k.shape[:2] or k.shape != v.shape or q.shape[3] != k.shape[3]:
-        raise UserError(
+        raise ValueError(
             f"attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; expected (batch, heads, queries, "
             "head_dim) and twice (batch, heads, keys, head_dim)"
         )
     if not q.dtype == k.dtype == v.dtype:
-        raise UserError(f"attention: q {q.dtype}, k {k.dtype}, v {v.dtype}; expected one dtype: cast them")
+        raise ValueError(f"attention: q {q.dtype}, k {k.dtype}, v {v.dtype}; expected one dtype: cast them")
     chosen = (q.shape[3] or 1) ** -0.5 if scale is None else float(scale)
     fits = 0 <= chosen < math.inf and q.numel() > 0 and k.numel() > 0
     if int8 and not fits:
-        raise UserError(
+        raise ValueError(
             f"attention in INT8: scale {chosen}, q {tuple(q.shape)}; expected a scale of 0 or more, no empty axis"
         )
     if not int8 and not (fits and is_compiled(q, k, v)):

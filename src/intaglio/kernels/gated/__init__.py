@@ -1,6 +1,6 @@
 """GELU, its tanh twin and SiLU, alone or as a gate."""
 
-from intaglio.kernels.gated.activation import activation, gated_activation
-from intaglio.kernels.gated.definition import FUNCTIONS
+from intaglio.kernels.gated import cpu, reference  # noqa: F401
+from intaglio.kernels.gated.op import FUNCTIONS, activation, gated_activation
 
 __all__ = ["FUNCTIONS", "activation", "gated_activation"]

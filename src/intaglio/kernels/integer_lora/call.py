@@ -8,24 +8,17 @@ once a shape.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 
 import torch
 from torch import Tensor
 
 from intaglio.kernels import binding
+from intaglio.kernels.structures import structure
 from intaglio.kernels.weight_product import LayerCall
 from intaglio.quantizers.integer_step import MIN_EXPONENT
 
-_pointer, _int64 = ctypes.c_void_p, ctypes.c_int64
-
-_Step = binding.structure(
-    "IntegerLora", rows=binding.Rows, product=binding.Product, rounded=_int64, with_product=_int64, in_=_int64,
-    out=_int64, rank=_int64, a=_pointer, a_factor=_pointer, b=_pointer, weight_scale=_pointer, input_scale=_pointer,
-    power_of_two=_int64, smallest=ctypes.c_float, h=_pointer, x_codes=_pointer, x_scale=_pointer,
-    multiplier=ctypes.c_double, grad_a=_pointer, grad_b=_pointer, threads=_int64,
-)  # fmt: skip
+_Step = structure("IntegerLora")
 
 
 class IntegerLoraCall:
@@ -102,7 +95,7 @@ class IntegerLoraCall:
             call.rounded, call.product.out = rounded is not None, out.data_ptr()
             call.a, call.b, call.h = a.data_ptr(), b.data_ptr(), h.data_ptr()
             call.threads = torch.get_num_threads()
-            finite = _library().intaglio_integer_lora_forward(ctypes.byref(call))
+            finite = binding.call("intaglio_integer_lora_forward", call)
         return codes, scale, h, out, bool(finite)
 
     def backward(
@@ -125,11 +118,5 @@ class IntegerLoraCall:
             call.with_product, call.a, call.b = need_x, a.data_ptr(), b.data_ptr()
             call.h, call.x_codes, call.x_scale = h.data_ptr(), codes.data_ptr(), scale.data_ptr()
             call.grad_a, call.grad_b, call.threads = grad_a.data_ptr(), grad_b.data_ptr(), torch.get_num_threads()
-            finite = _library().intaglio_integer_lora_backward(ctypes.byref(call))
+            finite = binding.call("intaglio_integer_lora_backward", call)
         return grad_x, grad_a, grad_b, bool(finite)
-
-
-def _library() -> ctypes.CDLL:
-    kernels = binding.library()
-    assert kernels is not None
-    return kernels

@@ -1,5 +1,6 @@
 """Layer norm of rows."""
 
-from intaglio.kernels.layer_norm.norm import layer_norm
+from intaglio.kernels.layer_norm import cpu, reference  # noqa: F401
+from intaglio.kernels.layer_norm.op import layer_norm
 
 __all__ = ["layer_norm"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from intaglio.errors import UnknownChoice
-from intaglio.kernels.row_quantizer.rounding import quantize_rows
+from intaglio.kernels.row_quantizer.op import quantize_rows
 
 Keep = Literal["input", "codes"]
 """`input`: the tensor, by reference. `codes`: INT8, one scale a row; half of bfloat16, at most 1/254 of the largest

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intaglio.kernels.int8_matmul import int_mm
-from intaglio.kernels.weight_product.definition import under_tap
 from intaglio.kernels.weight_product.halves import has_halves, joined, split
+from intaglio.kernels.weight_product.reference import under_tap
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
 

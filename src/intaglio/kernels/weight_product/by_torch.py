@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from torch.nn import functional as F
 
 from intaglio.kernels.int8_matmul import int_mm
 from intaglio.kernels.weight_product.by_int_mm import grad_input_by_int_mm, output_by_int_mm
-from intaglio.kernels.weight_product.definition import grad_input_sums, output_sums, scaled, under_tap
 from intaglio.kernels.weight_product.halves import has_halves, joined, split
+from intaglio.kernels.weight_product.op import op, window_of
+from intaglio.kernels.weight_product.reference import scaled, under_tap, weight_in
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
 from intaglio.quantizers.formats import Format
@@ -57,21 +59,46 @@ def is_exact_by_int_mm(format: Format) -> bool:
     return int_mm.is_exact(_LARGEST_HALF if is_plain(format) and format.bits == 4 else _LARGEST)
 
 
-def sums_by_torch(x_BHWC: Tensor, weight: IntegerWeight, window: Window, size: tuple[int, int] | None) -> Tensor:
-    """`output_sums`, or with the `size` of the input `grad_input_sums`: the same integers, in float32 or int32."""
-    out, taps, channels = weight.shape
-    largest = _LARGEST_HALF if has_halves(weight) else _LARGEST
-    if int_mm.takes(x_BHWC, weight.qdata, largest):
-        if size is None:
-            return output_by_int_mm(x_BHWC, weight, window)
-        return grad_input_by_int_mm(x_BHWC, weight, window, size)
-    steps = exact_steps(largest)
-    if not _known(x_BHWC) or taps * (channels if size is None else out) > steps:
-        codes = weight.codes().view(weight.shape)
-        return output_sums(x_BHWC, codes, window) if size is None else grad_input_sums(x_BHWC, codes, window, size)
+def _weight(args: tuple[Any, ...]) -> IntegerWeight:
+    qdata, zero_point, ratio, levels, shape, group_size = args[1:7]
+    return weight_in(qdata, shape, args[10], zero_point, ratio, levels, group_size)
+
+
+def _by_int_mm(*args: Any) -> Tensor:
+    weight, (window, size) = _weight(args), window_of(args[7])
+    x, back = args[0], args[8]
+    sums = grad_input_by_int_mm(x, weight, window, size) if back else output_by_int_mm(x, weight, window)
+    return scaled_by_torch(sums, *args[9:])
+
+
+def _takes_int_mm(*args: Any) -> bool:
+    weight = _weight(args)
+    return _is_there(args) and int_mm.takes(args[0], weight.qdata, _largest(weight))
+
+
+def _by_floats(*args: Any) -> Tensor:
+    weight, (window, size) = _weight(args), window_of(args[7])
     blocks = _Blocks(weight)
     with torch.backends.nnpack.flags(enabled=False):  # Winograd
-        return _output(x_BHWC, blocks, window) if size is None else _grad_input(x_BHWC, blocks, window, size)
+        sums = _grad_input(args[0], blocks, window, size) if args[8] else _output(args[0], blocks, window)
+    return scaled_by_torch(sums, *args[9:])
+
+
+def _takes_floats(*args: Any) -> bool:
+    weight = _weight(args)
+    out, taps, channels = weight.shape
+    return (
+        _is_there(args) and _known(args[0]) and taps * (out if args[8] else channels) <= exact_steps(_largest(weight))
+    )
+
+
+def _largest(weight: IntegerWeight) -> int:
+    return _LARGEST_HALF if has_halves(weight) else _LARGEST
+
+
+def _is_there(args: tuple[Any, ...]) -> bool:
+    """Whether the result has any element."""
+    return args[0].shape[0] * args[7][8] * args[7][9] * (args[5][2] if args[8] else args[5][0]) > 0
 
 
 def _output(x: Tensor, blocks: _Blocks, window: Window) -> Tensor:
@@ -191,3 +218,7 @@ def scaled_by_torch(
     if bias is not None:
         value.add_(bias)
     return value.to(dtype).view(sums.shape)
+
+
+op.add(_by_floats, "torch_float", takes=_takes_floats, condition="sums that float32 holds exactly")
+op.add(_by_int_mm, "torch_int8", takes=_takes_int_mm, condition="where torch._int_mm is exact and fast")

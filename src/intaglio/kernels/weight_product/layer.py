@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from intaglio.kernels import binding
 from intaglio.kernels.float_pair import pair_down, pair_up
-from intaglio.kernels.float_pair.products import FloatPair
+from intaglio.kernels.float_pair.cpu import FloatPair
 from intaglio.kernels.operators import watched
+from intaglio.kernels.product_call import Product, weight_of
+from intaglio.kernels.product_call import Window as CWindow
 from intaglio.kernels.row_quantizer import quantize_rows
-from intaglio.kernels.weight_product.product import check_product, weight_product
+from intaglio.kernels.row_quantizer.cpu import Rows
+from intaglio.kernels.structures import structure
+from intaglio.kernels.weight_product.op import check_product, weight_product
 from intaglio.kernels.weight_product.weight import IntegerWeight
 from intaglio.kernels.weight_product.window import Window
 
-_Layer = binding.structure(
-    "Layer", rows=binding.Rows, product=binding.Product, down=FloatPair, up=FloatPair, with_pair=ctypes.c_int64
-)
+_Layer = structure("Layer")
 
 
 class Pair(NamedTuple):
@@ -55,8 +57,8 @@ class LayerCall:
 
     made_from: tuple[object, ...]
     """What whoever keeps the call compares, to know whether it is still the layer's."""
-    structure: ctypes.Structure
-    """`Layer` of `cpu/layer.h`, laid out but for the tensors of one call."""
+    structure: Any
+    """`Layer` of `native/layer.h`, laid out but for the tensors of one call."""
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class LayerCall:
         """As `weight_product`; `groups` is the number of equal runs of rows of x that share a scale.
 
         Raises:
-            UserError: a shape that does not fit, or a reduction longer than int32 holds.
+            ValueError: a shape that does not fit, or a reduction longer than int32 holds.
         """
         batch, height, width, channels = shape_BHWC
         self.made_from = ()
@@ -88,21 +90,17 @@ class LayerCall:
         rows, out_rows = batch * height * width, batch * size[0] * size[1]
         self._rows_shape = (groups, rows // max(1, groups), channels)
         self._structures = (
-            binding.weight_of(
-                weight.qdata, weight.shape, weight.zero_point, weight.ratio, weight.levels, weight.group_size
-            ),
-            binding.Window(
-                batch, height, width, *size, *window.kernel, *window.stride, *window.padding, *window.dilation
-            ),
+            weight_of(weight.qdata, weight.shape, weight.zero_point, weight.ratio, weight.levels, weight.group_size),
+            CWindow(batch, height, width, *size, *window.kernel, *window.stride, *window.padding, *window.dilation),
         )
         self.structure = _Layer(
-            rows=binding.Rows(
+            rows=Rows(
                 x_type=binding.TYPES[dtype], groups=groups, rows=self._rows_shape[1], columns=channels,
                 x_stride=channels, x_group_stride=self._rows_shape[1] * channels,
             ),
-            product=binding.Product(
-                x_stride=channels, weight=ctypes.pointer(self._structures[0]),
-                window=ctypes.pointer(self._structures[1]), grad_input=back, out_type=binding.TYPES[dtype],
+            product=Product(
+                x_stride=channels, weight=ctypes.addressof(self._structures[0]),
+                window=ctypes.addressof(self._structures[1]), grad_input=back, out_type=binding.TYPES[dtype],
                 out_stride=self.out_shape[3], rows_per_scale=max(1, out_rows // max(1, groups)),
                 column_scale=self.column_scale.data_ptr(), bias=binding.address(self.bias),
             ),
@@ -125,11 +123,9 @@ class LayerCall:
             return self._by_operators(x, factor, pair, column_scale)
         factor = None if factor is None else factor.contiguous()
         with self._lock:
-            return self._at_once(kernels, x.contiguous(), factor, pair, column_scale)
+            return self._at_once(x.contiguous(), factor, pair, column_scale)
 
-    def _at_once(
-        self, kernels: ctypes.CDLL, x: Tensor, factor: Tensor | None, pair: Pair | None, column_scale: Tensor
-    ) -> LayerResult:
+    def _at_once(self, x: Tensor, factor: Tensor | None, pair: Pair | None, column_scale: Tensor) -> LayerResult:
         codes, scale = x.new_empty(self.shape, dtype=torch.int8), x.new_empty(self.groups, dtype=torch.float32)
         out, h = x.new_empty(self.out_shape), None
         call, threads = self.structure, torch.get_num_threads()
@@ -143,7 +139,7 @@ class LayerCall:
             h = x.new_empty(call.down.rows, len(pair.down))
             _lay_out(call.down, pair.down, pair.scale_down, x, h, threads)
             _lay_out(call.up, pair.up, pair.scale_up, out, h, threads)
-        kernels.intaglio_layer(ctypes.byref(call))
+        binding.call("intaglio_layer", call)
         return LayerResult(codes, scale, out, h)
 
     def of_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
@@ -157,7 +153,7 @@ class LayerCall:
             product.x, product.row_scale, product.out = codes.data_ptr(), scale.data_ptr(), out.data_ptr()
             product.column_scale = self.column_scale.data_ptr()
             product.threads = torch.get_num_threads()
-            kernels.intaglio_product(ctypes.byref(product))
+            binding.call("intaglio_product", product)
         return out
 
     def _by_operators(self, x: Tensor, factor: Tensor | None, pair: Pair | None, column_scale: Tensor) -> LayerResult:
@@ -177,7 +173,7 @@ class LayerCall:
         )  # fmt: skip
 
 
-def _lay_out(part: FloatPair, matrix: Tensor, scale: float, x: Tensor, h: Tensor, threads: int) -> None:
+def _lay_out(part: Any, matrix: Tensor, scale: float, x: Tensor, h: Tensor, threads: int) -> None:
     part.a, part.scale, part.rank = matrix.data_ptr(), scale, len(matrix)
     part.a_rank_stride, part.a_column_stride = matrix.stride()
     part.x, part.h, part.threads = x.data_ptr(), h.data_ptr(), threads

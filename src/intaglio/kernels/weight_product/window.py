@@ -1,27 +1,5 @@
-"""Which pixels of one image meet under the taps of another: what a convolution is, beside its arithmetic."""
+"""Which pixels of one image meet under the taps of another."""
 
-from __future__ import annotations
+from intaglio.quantizers.window import Window
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Window:
-    """A matrix product is the window of an image of height 1 under a 1 x 1 kernel."""
-
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-
-    @property
-    def taps(self) -> int:
-        return self.kernel[0] * self.kernel[1]
-
-    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the output for those of the input."""
-        height, width = (
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        )
-        return height, width
+__all__ = ["Window"]

@@ -68,7 +68,7 @@ class Int8LoraLayer(LowRankLayer):
         """`name` is what errors call the layer."""
         super().__init__(base, rank, alpha)
         assert isinstance(base, QuantizedLayer)
-        check_format(base.format)
+        _check_format(base.format)
         self.how, self.name = how, name or type(base).__name__
         _, reduction = to_rows(self.lora_a).shape
         longest = max(reduction, base.geometry.out_channels * reduction // base.geometry.in_channels)
@@ -140,13 +140,11 @@ def _take_weight_scale(layer: nn.Module, incompatible_keys: Any) -> None:
     layer.weight_scale.copy_(_weight_scale(layer.base))
 
 
-def check_format(format: Format) -> None:
-    """Refuse a base whose integers do not stand for the weight up to one factor per output channel."""
+def _check_format(format: Format) -> None:
+    """Refuse integers that do not stand for the weight up to one factor per output channel: the method's `check_base`
+    has said so to the user."""
     if format.group_size is not None or not format.symmetric or format.levels is not None:
-        raise UserError(
-            f"int8_lora cannot train over {format.name}: its products need one scale per output channel and no zero "
-            "point. Use base int8, int7, int6, int5 or int4, or method qlora, which takes every format"
-        )
+        raise ValueError(f"{format.name} has no single scale per output channel, or a zero point")
 
 
 def weight_codes(base: QuantizedLayer) -> Tensor:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from intaglio.kernels.attention.definition import attend, attend_gradient
-from intaglio.kernels.attention.operators import attention_operator, gradient_operator
+from intaglio.kernels.attention.op import attention_operator, gradient_operator
+from intaglio.kernels.attention.reference import attend, attend_gradient
 from intaglio.speed.harness import Row, fastest_seconds
 from intaglio.speed.render import Column, key, rate, rates
 from intaglio.speed.suite import Suite

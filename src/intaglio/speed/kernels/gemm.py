@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intaglio.errors import UserError
-from intaglio.kernels.binding import Rows, library
+from intaglio.kernels.binding import library
+from intaglio.kernels.row_quantizer.cpu import Rows
 from intaglio.kernels.weight_product import LayerCall, Window, integer_weight
 from intaglio.quantizers.formats import parse_format
 from intaglio.quantizers.quantize import quantize

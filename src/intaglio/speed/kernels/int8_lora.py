@@ -16,6 +16,7 @@ from intaglio.layers.frozen import quantize_layer
 from intaglio.layers.int8_lora.arithmetic import IntegerArithmetic
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
 from intaglio.layers.low_rank import LowRankLayer
+from intaglio.layers.shared_input import project
 from intaglio.quantizers.formats import parse_format
 from intaglio.speed.harness import Row
 from intaglio.speed.render import Column, key
@@ -51,7 +52,7 @@ def step_of(layers: list[nn.Module], tokens: int, channels: int) -> Callable[[],
     def step() -> tuple[float, float]:
         x = source * 1
         begun = time.thread_time()
-        results = [layer(x) for layer in layers[:3]] + [layers[3](mixed)]
+        results = [*project(x, *layers[:3]), layers[3](mixed)]
         between = time.thread_time()
         torch.autograd.backward(results, [grad] * 4)
         return between - begun, time.thread_time() - between

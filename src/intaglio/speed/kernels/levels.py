@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from intaglio.errors import UserError
-from intaglio.kernels import binding
+from intaglio.kernels import binding, isa
 from intaglio.kernels.row_quantizer import quantize_rows
 from intaglio.kernels.weight_product import Window, integer_weight, weight_product
 from intaglio.quantizers.formats import parse_format
@@ -45,7 +45,7 @@ def ours(x_GRC, weight, window, factor, column_scale, spatial, back_size):
 
 
 def at(level: str, call: Callable[[], object]) -> None:
-    binding.set_level(level)
+    isa.use(level)
     call()
 
 
@@ -66,16 +66,15 @@ def row(name: str, spatial: Any, rows_GR: Any, shape: tuple[int, ...], window: W
 
 
 def rows() -> Iterator[Row]:
-    kernels = binding.library()
-    if kernels is None:
+    if binding.library() is None:
         raise UserError("no compiled kernels here: python -m intaglio.kernels.build")
-    levels = [name for level, name in enumerate(binding.LEVELS) if kernels.intaglio_has_level(level)]
+    levels = [name for name, needs in isa.SETS.items() if needs <= isa.detected()]
     used = binding.path_in_use()
     try:
         for name, spatial, rows_GR, shape, window in LAYERS:
             yield row(name, spatial, rows_GR, shape, window, [level for level in levels if level in LEVELS])
     finally:
-        binding.set_level(used)
+        isa.use(used)
 
 
 SUITE = Suite(

@@ -46,7 +46,6 @@ def quantizers(dtype: torch.dtype) -> Iterator[tuple[str, int, Call, Call | None
             f"the same, with a factor, {name}", size,
             lambda x=x, f=factor: quantize_rows(x, f), lambda x=x, f=factor: eager_quantize(x, f),
         )  # fmt: skip
-        yield f"the same, stochastic, {name}", size, lambda x=x: quantize_rows(x, seed=1), None
         codes, scale = quantize_rows(x)
         wide, codes = x.view(1, rows, columns), codes.view(1, rows, columns)
         yield (

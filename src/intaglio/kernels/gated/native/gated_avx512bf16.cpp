@@ -1,0 +1,11 @@
+#include "native/round_avx512.h"
+#include "native/vectors_avx512.h"
+
+#include "gated/native/gated_rows.h"
+
+namespace intaglio::avx512bf16 {
+
+void gated(const Gated& call) { intaglio::gated(call); }
+void gated_grad(const GatedGrad& call) { intaglio::gated_grad(call); }
+
+}  // namespace intaglio::avx512bf16
