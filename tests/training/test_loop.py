@@ -151,7 +151,10 @@ def test_a_signal_ends_the_command_in_order(number, recipe, tmp_path):
     flags += ["--instance_data_dir", str(made.data.instance_data_dir), "--output_dir", str(tmp_path / "o u t")]
     flags += ["--max_train_steps", "100000", "--train_batch_size", "1", "--method", "qlora"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "intaglio.cli", "train", *flags], stderr=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "intaglio.cli", "train", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it is ignored, and would stay so
     )
     record = tmp_path / "o u t" / "events.jsonl"
     deadline = time.monotonic() + 240
@@ -385,7 +388,7 @@ def test_what_the_terminal_shows(recipe, capsys):
         fit(recipe(**SAME, validation_prompt=("a [red] cat",), num_validation_images=1), show)
     printed = capsys.readouterr().out
     assert "qlora(rank=2) over int4" in printed
-    assert "encoded 3 images and 1 texts" in printed
+    assert "encoded 3 images and 3 texts" in printed
     assert "4/4" in printed
     assert "samples/final.png" in printed
     assert (show.step, show.steps) == (4, 4)

@@ -17,7 +17,7 @@ from intaglio.errors import Problems, UserError
 from intaglio.methods.registry import METHODS
 from intaglio.training.checkpoint import list_checkpoints
 from intaglio.training.loop import fit
-from intaglio.training.prepare import plan
+from intaglio.training.plan import plan
 from intaglio.training.setup import plan_run
 
 TABLE = [

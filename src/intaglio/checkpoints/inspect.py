@@ -39,6 +39,8 @@ class ModelInfo:
     base_hash: str | None
     source_name: str = "float"
     """The weight source (`checkpoints/sources`) that its denoiser is read by."""
+    text_encoders: tuple[str, ...] = ()
+    """The pipeline's names of them."""
 
     def check_adapter(self, adapter: str | Path, base_hash: str | None) -> None:
         """Refuse an adapter that was trained on other integers.
@@ -105,8 +107,10 @@ def inspect_model(name_or_path: str | Path, *, revision: str | None = None) -> M
     found = find_source((folder or Path(source)) / denoiser, quantization, source)
     own = quantization if found.name == "intaglio" and quantization is not None else {}
     format, base_hash = own.get("format"), own.get("base_hash")
+    texts = tuple(name for name, value in index.items() if name.startswith("text_encoder") and _is_component(value))
+    pipeline_class, denoiser_class = index.get("_class_name"), index[denoiser][1]
     return ModelInfo(
-        source, folder, False, index.get("_class_name"), denoiser, index[denoiser][1], format, base_hash, found.name
+        source, folder, False, pipeline_class, denoiser, denoiser_class, format, base_hash, found.name, texts
     )
 
 

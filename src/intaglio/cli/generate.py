@@ -61,7 +61,7 @@ def command(
 
     from intaglio.checkpoints.load import load_pipeline
     from intaglio.sampling.session import Session
-    from intaglio.training.prepare import DTYPES
+    from intaglio.training.encode import DTYPES
 
     quiet_libraries()
     trained_with = settings.get("mixed_precision")  # not known of a checkpoint, nor of a base alone

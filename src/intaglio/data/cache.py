@@ -32,11 +32,16 @@ class TextCache:
     def __init__(self, encode: EncodeText, *, model_id: str, folder: Path | None = None):
         self._encode = encode
         self._store = TensorStore(folder, "text", model_id)
+        self._asked: set[str] = set()
+        self.from_disk = 0  # captions that `fill` found in the folder's file
 
     @torch.no_grad()
     def fill(self, captions: Sequence[str], batch_size: int = 16) -> None:
         """Encode the captions that are not here yet; afterwards the text encoder is needed for no others."""
-        new = [caption for caption in dict.fromkeys(captions) if _digest(caption) not in self._store]
+        wanted = [caption for caption in dict.fromkeys(captions) if caption not in self._asked]
+        new = [caption for caption in wanted if _digest(caption) not in self._store]
+        self._asked.update(wanted)
+        self.from_disk += len(wanted) - len(new)
         for start in range(0, len(new), batch_size):
             batch = new[start : start + batch_size]
             encoded = self._encode(batch)
@@ -45,7 +50,12 @@ class TextCache:
         self._store.save()
 
     def __len__(self) -> int:
-        return len(self._store)
+        """How many captions were asked for."""
+        return len(self._asked)
+
+    def has(self, captions: Sequence[str]) -> bool:
+        """Whether all of them are here, so that no text encoder is needed."""
+        return all(_digest(caption) in self._store for caption in captions)
 
     def get(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Tensors for a batch of captions, stacked to (B, ...); raises KeyError for one that was not filled in."""
@@ -85,6 +95,7 @@ class LatentCache:
         self.photos, self.transform, self._encode = photos, transform, encode
         self._store = TensorStore(folder, "latents", model_id, transform)
         self._keys: dict[int, str] = {}  # photo -> key in the store, for the photos that can be kept
+        self.from_disk = 0  # photos that `fill` found in the folder's file
         self.complete = False  # True once every photo is kept: the VAE encoder may leave memory
 
     def fill(self, batch_size: int = 4) -> None:
@@ -95,7 +106,9 @@ class LatentCache:
             if self.transform.varies(*image.size):
                 continue
             key = self._keys[index] = photo.digest()
-            if key not in self._store:
+            if key in self._store:
+                self.from_disk += 1
+            else:
                 todo[key] = self.transform(image)
             if len(todo) == batch_size:
                 self._keep(todo)

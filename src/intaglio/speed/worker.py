@@ -25,6 +25,7 @@ Step = Callable[[], None]
 
 
 def main() -> None:
+    tune_allocator()  # as our commands do; a baseline has HUGE_PAGES = 0, which leaves it alone
     name, given, pipeline = sys.argv[1:]
     work = Work(**json.loads(given))
     try:

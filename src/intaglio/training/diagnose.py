@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from intaglio.errors import UserError
 from intaglio.layers.gemm_errors import GEMMS, LayerErrors, layer_errors
 from intaglio.layers.int8_lora.layer import Int8LoraLayer
+from intaglio.training.encode import DTYPES
 from intaglio.training.optimizers import make_optimizer
-from intaglio.training.prepare import DTYPES, plan, prepare
+from intaglio.training.plan import plan
+from intaglio.training.prepare import prepare
 from intaglio.training.recipe import Recipe
 
 ENOUGH_DB = 20.0

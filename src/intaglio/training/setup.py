@@ -29,8 +29,10 @@ from intaglio.training.checkpoint import (
     load_checkpoint,
     set_aside,
 )
+from intaglio.training.encode import DTYPES
 from intaglio.training.optimizers import make_optimizer
-from intaglio.training.prepare import DTYPES, Job, Plan, plan, prepare
+from intaglio.training.plan import Plan, plan
+from intaglio.training.prepare import Job, prepare
 from intaglio.training.recipe import Recipe
 from intaglio.training.summary import human_bytes
 
@@ -135,7 +137,12 @@ def set_up(planned: Plan, checkpoint: Checkpoint | None, accelerator: Accelerato
 
 def encoded(job: Job) -> Encoded:
     sources = job.batches.sources
-    return Encoded(images=sum(len(s.latents.photos) for s in sources), texts=sum(len(s.text) for s in sources))
+    texts = {id(source.text): source.text for source in sources}.values()
+    return Encoded(
+        images=sum(len(source.latents.photos) for source in sources),
+        texts=sum(map(len, texts)),
+        from_cache=sum(source.latents.from_disk for source in sources) + sum(text.from_disk for text in texts),
+    )
 
 
 def check_space(recipe: Recipe, adapter_bytes: int) -> list[str]:
