@@ -30,7 +30,8 @@ from intaglio.study.tasks.sample import sample_cat
 from intaglio.trace.recorder import Recorder
 from intaglio.trace.schema import Event, write_trace
 from intaglio.training.optimizers import make_optimizer
-from intaglio.training.prepare import Job, plan, prepare
+from intaglio.training.plan import plan
+from intaglio.training.prepare import Job, prepare
 from intaglio.training.recipe import Recipe
 
 

@@ -34,7 +34,7 @@ class Texts:
         self._encoders: tuple[Any, Family] | None = None
         self.cache = TextCache(self._encode, model_id=identity(plan), folder=plan.recipe.data.cache_dir)
 
-    def components_left_out(self) -> dict[str, None]:
+    def components_left_out(self) -> dict[str, Any]:
         """Arguments of `load_pipeline`: the text encoders, if every text is on the disk already."""
         return dict.fromkeys(self.plan.model.text_encoders) if self._all_there() else {}
 
