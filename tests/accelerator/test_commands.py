@@ -73,6 +73,14 @@ def test_simulate_a_trace_with_a_report(tmp_path):
     assert "<script" not in page
 
 
+def test_a_report_of_attention_on_chip(tmp_path):
+    step = model_step("sd15", 4)
+    write_trace(tmp_path / "t.jsonl", step.header, [e for e in step.events if "mid_block" in e.layer])
+    where = ["--trace", tmp_path / "t.jsonl", "--out", tmp_path / "out"]
+    assert run(simulate.command, *where, "--hardware", "intaglio-ws-64x64").exit_code == 0
+    assert "Where the time goes" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_simulate_wants_one_source(tmp_path):
     result = CliRunner().invoke(simulate.command, ["--hardware", "fixed-ws", "--out", str(tmp_path)])
     assert result.exit_code == 2

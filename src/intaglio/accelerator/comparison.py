@@ -194,7 +194,7 @@ def _html(
         page.details("Hardware", page.code(hardware.model_dump_json(indent=2))),
     ]
     lead = (
-        "Speed, energy and area of a fine-tuning step over four readings of the paper's baseline, "
+        "Speed, energy and area of a fine-tuning step over five readings of the paper's baseline, "
         "with the range of sources."
     )
     return page.page(f"{hardware.name} beside its baselines", "intaglio compare-hardware", lead, body)

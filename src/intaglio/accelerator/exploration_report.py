@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from intaglio.accelerator import page, plots
-from intaglio.accelerator.exploration import Space, cost_design, design_at, pareto_front, read_designs
+from intaglio.accelerator.axes import design_at
+from intaglio.accelerator.by_axis import fastest_by_axis
+from intaglio.accelerator.exploration import Space, cost_design, pareto_front, read_designs
 from intaglio.accelerator.hardware import Hardware, load_hardware
 from intaglio.accelerator.schedule import prepare
 from intaglio.accelerator.tables import write_csv
@@ -31,10 +33,12 @@ class Findings:
     front: int
     better: int
     best: dict[str, Any] | None
+    by_axis: list[dict[str, Any]]
 
 
 def write_findings(space: Space, workload: Workload, folder: Path, command: str) -> Findings:
-    """Read designs.csv; write pareto.csv, explore.html, and better.toml when a design beats the base in all three."""
+    """Read designs.csv; write pareto.csv, by_axis.csv, explore.html, and better.toml when a design beats the base in
+    all three figures."""
     rows = read_designs(folder / "designs.csv")
     valid = [row for row in rows if row["latency_ms"]]
     if not valid:
@@ -57,9 +61,11 @@ def write_findings(space: Space, workload: Workload, folder: Path, command: str)
         )
         design = design.replaced(assumed=base.assumed)
         (folder / "better.toml").write_text(to_toml(design), encoding="utf-8")
-    found = Findings(
-        reference, len(rows), len(rows) - len(valid), len(front), len(in_all), valid[best] if best is not None else None
-    )
+    by_axis = fastest_by_axis(space, base, prepared, valid, values)
+    if by_axis:
+        write_csv(folder / "by_axis.csv", by_axis)
+    chosen = valid[best] if best is not None else None
+    found = Findings(reference, len(rows), len(rows) - len(valid), len(front), len(in_all), chosen, by_axis)
     html = _html(space, base, workload, found, valid, values, front, best, command)
     (folder / "explore.html").write_text(html, encoding="utf-8")
     return found
@@ -116,6 +122,13 @@ def _html(
             page.table([_beside(name, found.base, found.best) for name in FIGURES]),
             page.table([{name: found.best[name] for name in space.used}]),
         ]
+    body += [
+        page.section(
+            "What each choice can reach",
+            f"The fastest design with each value of an axis, within the area of {base.name}; ratios over it.",
+        ),
+        page.table(found.by_axis),
+    ]
     order = front[np.argsort(values[front, 0])]
     body += [
         page.section(

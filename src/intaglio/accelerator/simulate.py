@@ -50,10 +50,14 @@ class StepCost:
         return self.share * self.count
 
     @property
+    def executed_macs(self) -> Float:
+        """Of each row, work done again included."""
+        return self.prepared.products.macs[: self.prepared.rows]
+
+    @property
     def macs(self) -> Float:
         """Useful ones of each row: work done again counts once."""
-        again = np.array([label.again for label in self.labels])
-        return self.prepared.products.macs[: self.prepared.rows] * ~again
+        return self.executed_macs * ~np.array([label.again for label in self.labels])
 
     @property
     def product_cycles(self) -> float:

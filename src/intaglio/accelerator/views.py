@@ -56,7 +56,7 @@ def time_parts(step: StepCost) -> dict[str, dict[str, float]]:
     """Milliseconds of the step by kind and pass: multiplying, array overhead, waiting; vector work by pass."""
     costs, weight = step.costs, step.weight
     to_ms = 1 / (step.hardware.array.clock_mhz * 1e3)
-    useful = step.macs / step.hardware.array.pes
+    useful = step.executed_macs / step.hardware.array.pes
     dram_bound = costs.dram_cycles >= np.maximum(costs.buffer_cycles, costs.vector_cycles)
     groups: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for i, label in enumerate(step.labels):
@@ -76,7 +76,7 @@ def time_parts(step: StepCost) -> dict[str, dict[str, float]]:
 def roofline_points(step: StepCost) -> list[dict[str, object]]:
     """One point a shape, pass and mapping: operations a DRAM byte, achieved TOPS, share of the products' time."""
     costs, share = step.costs, step.share
-    operations = 2 * step.macs / step.count
+    operations = 2 * step.executed_macs / step.count
     intensity = operations / np.maximum(costs.dram_bytes * share, 1)
     tops = operations / (costs.latency_cycles * share / (step.hardware.array.clock_mhz * 1e6)) / 1e12
     time = costs.latency_cycles * step.weight / step.product_cycles

@@ -64,7 +64,11 @@ def command(
         click.echo(f"{found.better:,} are better than {grid.base} in all three; better.toml:")
         for name, base in found.base.items():
             click.echo(f"  {name}: {float(found.best[name]):.4g} for {base:.4g}, {base / float(found.best[name]):.2f}x")
-    click.echo(f"written: {out}/designs.csv, pareto.csv, explore.html")
+    for row in found.by_axis:
+        if row["designs"]:
+            figures = f"{row['latency_ms']:,} ms, {row['energy_mj']:,} mJ, {row['area_mm2']} mm2"
+            click.echo(f"fastest within its area with {row['axis']} {row['value']}: {figures}, {row['speed_up']:.3f}x")
+    click.echo(f"written: {out}/designs.csv, pareto.csv, by_axis.csv, explore.html")
 
 
 def _run(grid: Space, work: Any, out: Path, jobs: int) -> None:
