@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from intaglio.accelerator import exploration
+from intaglio.accelerator.baselines import BASELINES
 from intaglio.accelerator.exploration import pareto_front, read_designs
 from intaglio.accelerator.hardware import load_hardware, shipped_hardware
 from intaglio.accelerator.model_steps import model_step
@@ -93,7 +94,7 @@ def test_compare_hardware(tmp_path):
     )
     assert "1.81x speed-up over fp16-equal-area: reached in every case" in result.output
     rows = table(tmp_path / "ratios.csv")
-    assert len(rows) == 2 * 4
+    assert len(rows) == 2 * len(BASELINES)
     assert all(
         float(r["energy_efficiency_low"]) <= float(r["energy_efficiency"]) <= float(r["energy_efficiency_high"])
         for r in rows

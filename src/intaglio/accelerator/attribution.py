@@ -1,9 +1,10 @@
 """How much of a design's gain is precision, dataflow, overlap, packing, partition, attention on chip.
 
 Features interact, so "switch them on one after another" depends on the order. Here every subset is simulated, and a
-feature's
-factor is its Shapley value in the logarithm: the mean, over all orders, of what it adds. The factors multiply to the
-whole gain. No product is cut in two here (`schedule.cut`): worth a thousandth, and most of the time of a simulation.
+feature's factor is its Shapley value in the logarithm: the mean, over all orders, of what it adds. The factors multiply
+to the whole gain. A subset whose buffers do not hold attention's scores (in FP16 they take four times the room) has no
+attention on chip, whatever it asks for. No product is cut in two here (`schedule.cut`): worth a thousandth, and most of
+the time of a simulation.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
+from intaglio.accelerator.cost import ScoresDoNotFit
 from intaglio.accelerator.features import Feature, features_of
 from intaglio.accelerator.hardware import Hardware
 from intaglio.accelerator.schedule import Prepared, prepare
@@ -21,8 +23,7 @@ from intaglio.accelerator.workload import Workload
 
 @dataclass(frozen=True)
 class Attribution:
-    """Factors of latency and of energy, baseline over design, above 1 is a gain; products of the parts are the
-    whole."""
+    """Factors of latency and of energy, baseline over design, above 1 is a gain; the parts multiply to the whole."""
 
     baseline_ms: float
     design_ms: float
@@ -50,7 +51,10 @@ def attribute(workload: Workload, hardware: Hardware) -> Attribution:
 def _simulate(prepared: dict[bool, Prepared], hardware: Hardware, missing: list[Feature]) -> tuple[float, float]:
     changes = {path: value for feature in missing for path, value in feature.without(hardware).items()}
     design = hardware.replaced(**changes, schedule__cut=False)
-    step = simulate_prepared(prepared[design.schedule.fused_attention], design)
+    try:
+        step = simulate_prepared(prepared[design.schedule.fused_attention], design)
+    except ScoresDoNotFit:
+        step = simulate_prepared(prepared[False], design.replaced(schedule__fused_attention=False))
     return step.latency_ms, float(step.energy_mj[1])
 
 

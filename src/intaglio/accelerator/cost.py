@@ -57,6 +57,10 @@ class Costs:
         return Costs(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
+class ScoresDoNotFit(UserError):
+    """Attention on chip in a design whose buffers do not hold the scores of one query."""
+
+
 def cost_products(
     tiler: Tiler, hardware: Hardware, prices: Prices, dataflows: tuple[Dataflow, ...], names: list[str] | None = None
 ) -> Costs:
@@ -71,7 +75,7 @@ def cost_products(
     if not np.isfinite(key).all():
         require_room(p, labels, limits, dataflows)
         i = int(np.argmax(~np.isfinite(key)))
-        raise UserError(
+        raise ScoresDoNotFit(
             f"{labels[i]}: schedule.fused_attention keeps the scores of a block of queries on chip, and not one query "
             "fits into the buffers; what would help: larger buffers, or fused_attention = false"
         )
